@@ -1,0 +1,315 @@
+/*
+ * The environment of C programs, and the settings made from it. No value is guessed: one that can't be read is an error
+ * that names the variable, its value and what was expected.
+ */
+#define _DEFAULT_SOURCE 1
+#include "api/config.h"
+
+#include "base/checked.h"
+#include "base/log.h"
+#include "ccoip.h"
+#include "io/sock.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <time.h>
+
+extern char **environ;
+
+/* Values -------------------------------------------------------------------------------------------------------- */
+
+static const char *variable(const char *name) {
+    const char *value = getenv(name);
+    return value != NULL && value[0] != '\0' ? value : NULL;
+}
+
+static pc_status bad(pc_error *error, const char *name, const char *value, const char *expected) {
+    return pc_error_set(error, pcclInvalidArgument, "%s='%.200s': expected %s", name, value, expected);
+}
+
+/* A decimal number with an optional fraction, whatever the locale; in thousandths. */
+static bool parse_thousandths(const char *text, uint64_t max, uint64_t *value) {
+    uint64_t whole = 0, part = 0, unit = 100;
+    const char *at = text;
+    for (; *at >= '0' && *at <= '9'; at++) {
+        whole = whole * 10 + (uint64_t)(*at - '0');
+        if (whole > max) return false;
+    }
+    if (at == text) return false;
+    if (*at == '.') {
+        for (at++; *at >= '0' && *at <= '9'; at++, unit /= 10) part += unit * (uint64_t)(*at - '0');
+    }
+    *value = whole * 1000 + part;
+    return *at == '\0';
+}
+
+static pc_status choose_ms(uint32_t explicit_ms, const char *name, uint32_t default_ms, uint32_t *out,
+                           pc_error *error) {
+    const char *text = explicit_ms == 0 ? variable(name) : NULL;
+    *out = explicit_ms != 0 ? explicit_ms : default_ms;
+    if (text == NULL) return pcclSuccess;
+    uint64_t ms = 0;
+    if (!parse_thousandths(text, 1000000, &ms) || ms == 0) return bad(error, name, text, "seconds, such as 2.5");
+    *out = (uint32_t)ms;
+    return pcclSuccess;
+}
+
+static pc_status choose_text(const char *explicit_text, const char *name, char *out, size_t out_bytes,
+                             pc_error *error) {
+    const char *text = explicit_text != NULL ? explicit_text : variable(name);
+    if (text == NULL) return pcclSuccess;
+    if (strlen(text) >= out_bytes) return bad(error, name, text, "a shorter text");
+    memcpy(out, text, strlen(text) + 1);
+    return pcclSuccess;
+}
+
+static pc_status choose_connections(uint32_t explicit_count, uint32_t *out, pc_error *error) {
+    const char *text = explicit_count == 0 ? variable("PCCL_NCONNS") : NULL;
+    uint64_t count = (uint64_t)(explicit_count != 0 ? explicit_count : PC_DEFAULT_CONNECTIONS) * 1000;
+    if (text != NULL && (!parse_thousandths(text, PC_STRIPES_MAX, &count) || count == 0 || count % 1000 != 0)) {
+        return bad(error, "PCCL_NCONNS", text, "a whole number from 1 to 64");
+    }
+    /* An explicit larger one is from a program written for thread pools; more than this brings nothing. */
+    *out = (uint32_t)pc_min_u64(count / 1000, PC_STRIPES_MAX);
+    return pcclSuccess;
+}
+
+static pc_status choose_ports(const pcclCommOptions_t *options, struct pc_settings *settings, pc_error *error) {
+    static const char expected[] = "ports as first-last, such as 50000-50100";
+    settings->port_min = options->port_min;
+    settings->port_max = options->port_max != 0 ? options->port_max : options->port_min;
+    if (settings->port_min > settings->port_max || (settings->port_min == 0 && settings->port_max != 0)) {
+        return pc_error_set(error, pcclInvalidArgument, "ports %u to %u are no range", (unsigned)options->port_min,
+                            (unsigned)options->port_max);
+    }
+    const char *text = settings->port_max == 0 ? variable("PCCL_PORT_RANGE") : NULL;
+    if (text == NULL) return pcclSuccess;
+    char first[8] = {0};
+    uint64_t low = 0, high = 0;
+    const char *dash = strchr(text, '-');
+    const size_t len = dash != NULL ? (size_t)(dash - text) : strlen(text);
+    if (len >= sizeof first) return bad(error, "PCCL_PORT_RANGE", text, expected);
+    memcpy(first, text, len);
+    const char *second = dash != NULL ? dash + 1 : first;
+    if (!parse_thousandths(first, UINT16_MAX, &low) || !parse_thousandths(second, UINT16_MAX, &high) || low == 0 ||
+        low > high || low % 1000 != 0 || high % 1000 != 0) {
+        return bad(error, "PCCL_PORT_RANGE", text, expected);
+    }
+    settings->port_min = (uint16_t)(low / 1000);
+    settings->port_max = (uint16_t)(high / 1000);
+    return pcclSuccess;
+}
+
+static pc_status choose_congestion(const char *explicit_name, struct pc_settings *settings, pc_error *error) {
+    PC_TRY(choose_text(explicit_name, "PCCL_CONGESTION", settings->congestion, sizeof settings->congestion, error));
+    const char *name = settings->congestion;
+    if (name[0] == '\0' || strcmp(name, "system") == 0) return pcclSuccess;
+    const int failure = pc_sock_check_congestion(name);
+    if (failure == 0) return pcclSuccess;
+    pc_error_hint(error, "see net.ipv4.tcp_allowed_congestion_control");
+    return pc_error_set(error, pcclInvalidArgument, "TCP congestion control '%s' cannot be used here: %s", name,
+                        strerror(failure));
+}
+
+static pc_status keep_key(const uint8_t *key, size_t len, struct pc_settings *settings, pc_error *error) {
+    if (len > PC_RUN_KEY_MAX) {
+        return pc_error_set(error, pcclInvalidArgument, "a run key of more than %d bytes", PC_RUN_KEY_MAX);
+    }
+    settings->run_key = malloc(len);
+    if (settings->run_key == NULL) return pc_error_set(error, pcclNoMemory, "no memory for the run key");
+    memcpy(settings->run_key, key, len);
+    settings->run_key_len = len;
+    return pcclSuccess;
+}
+
+static pc_status read_key_file(const char *path, struct pc_settings *settings, pc_error *error) {
+    uint8_t key[PC_RUN_KEY_MAX + 2];
+    FILE *file = fopen(path, "re");
+    if (file == NULL) {
+        return pc_error_set(error, pcclInvalidArgument, "PCCL_RUN_KEY_FILE='%.200s': %s", path, strerror(errno));
+    }
+    size_t len = fread(key, 1, sizeof key, file);
+    (void)fclose(file);
+    /* Editors end a file with a newline, which nobody means. */
+    while (len > 0 && (key[len - 1] == '\n' || key[len - 1] == '\r')) len--;
+    if (len == 0) return bad(error, "PCCL_RUN_KEY_FILE", path, "a file that is not empty");
+    return keep_key(key, len, settings, error);
+}
+
+static pc_status choose_key(const uint8_t *key, size_t len, struct pc_settings *settings, pc_error *error) {
+    if (key != NULL && len > 0) return keep_key(key, len, settings, error);
+    const char *path = variable("PCCL_RUN_KEY_FILE");
+    return path != NULL ? read_key_file(path, settings, error) : pcclSuccess;
+}
+
+/* Settings ------------------------------------------------------------------------------------------------------ */
+
+static pc_status load_addresses(const pcclCommOptions_t *options, struct pc_settings *settings, pc_error *error) {
+    if (options->master == NULL) return pc_error_set(error, pcclInvalidArgument, "no address of the master");
+    PC_TRY(pc_endpoint_parse(options->master, CCOIP_PROTOCOL_PORT_MASTER, &settings->master, error));
+    if (settings->master.host[0] == '\0' || settings->master.port == 0) {
+        return pc_error_set(error, pcclInvalidArgument, "'%s' is no address of a master", options->master);
+    }
+    const char *advertise = options->advertise != NULL ? options->advertise : variable("PCCL_ADVERTISE");
+    if (advertise != NULL) {
+        PC_TRY(pc_endpoint_parse(advertise, 0, &settings->advertise, error));
+        if (settings->advertise.host[0] == '\0') return bad(error, "PCCL_ADVERTISE", advertise, "host or host:port");
+    }
+    PC_TRY(choose_text(options->ifname, "PCCL_SOCKET_IFNAME", settings->ifname, sizeof settings->ifname, error));
+    PC_TRY(choose_ports(options, settings, error));
+    /* A port that is told to others and no other wish: it is the one to listen at. */
+    if (settings->advertise.has_port && settings->port_max == 0) {
+        settings->port_min = settings->port_max = settings->advertise.port;
+    }
+    return pcclSuccess;
+}
+
+static pc_status load_peer(const pcclCommOptions_t *options, struct pc_settings *settings, pc_error *error) {
+    settings->group = options->peer_group;
+    settings->observer = options->observer;
+    PC_TRY(load_addresses(options, settings, error));
+    PC_TRY(choose_connections(options->connections, &settings->connections, error));
+    PC_TRY(choose_ms(options->dead_timeout_ms, "PCCL_DEAD_TIMEOUT", PC_DEFAULT_DEAD_MS, &settings->dead_timeout_ms,
+                     error));
+    PC_TRY(choose_ms(options->op_timeout_ms, "PCCL_OP_TIMEOUT", PC_DEFAULT_OP_MS, &settings->op_timeout_ms, error));
+    PC_TRY(choose_ms(options->connect_timeout_ms, "PCCL_CONNECT_TIMEOUT", PC_DEFAULT_CONNECT_MS,
+                     &settings->connect_timeout_ms, error));
+    PC_TRY(choose_congestion(options->congestion, settings, error));
+    return choose_key(options->run_key, options->run_key_len, settings, error);
+}
+
+pc_status pc_settings_of_peer(const pcclCommOptions_t *options, struct pc_settings *settings, pc_error *error) {
+    memset(settings, 0, sizeof *settings);
+    const pc_status status = load_peer(options, settings, error);
+    if (status != pcclSuccess) pc_settings_fini(settings);
+    return status;
+}
+
+static pc_status load_master(const pcclMasterOptions_t *options, struct pc_settings *settings, pc_error *error) {
+    const char *listen = options->listen != NULL ? options->listen : "";
+    PC_TRY(pc_endpoint_parse(listen, CCOIP_PROTOCOL_PORT_MASTER, &settings->master, error));
+    PC_TRY(choose_ms(options->dead_timeout_ms, "PCCL_DEAD_TIMEOUT", PC_DEFAULT_DEAD_MS, &settings->dead_timeout_ms,
+                     error));
+    PC_TRY(choose_ms(options->join_timeout_ms, "PCCL_JOIN_TIMEOUT", PC_DEFAULT_JOIN_MS, &settings->join_timeout_ms,
+                     error));
+    settings->connect_timeout_ms = PC_DEFAULT_CONNECT_MS;
+    PC_TRY(choose_congestion(NULL, settings, error));
+    return choose_key(options->run_key, options->run_key_len, settings, error);
+}
+
+pc_status pc_settings_of_master(const pcclMasterOptions_t *options, struct pc_settings *settings, pc_error *error) {
+    memset(settings, 0, sizeof *settings);
+    const pc_status status = load_master(options, settings, error);
+    if (status != pcclSuccess) pc_settings_fini(settings);
+    return status;
+}
+
+void pc_settings_fini(struct pc_settings *settings) {
+    if (settings->run_key != NULL) memset(settings->run_key, 0, settings->run_key_len);
+    free(settings->run_key);
+    settings->run_key = NULL;
+    settings->run_key_len = 0;
+}
+
+/* The process --------------------------------------------------------------------------------------------------- */
+
+static atomic_bool log_chosen;
+static pthread_mutex_t process_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void write_to_stderr(void *user, pcclLogLevel_t level, const char *line) {
+    static const char *const names[] = {"off", "FATAL", "ERROR", "WARN", "INFO", "DEBUG", "TRACE"};
+    (void)user;
+    struct timespec now;
+    struct tm local;
+    char stamp[32] = "";
+    if (clock_gettime(CLOCK_REALTIME, &now) == 0 && localtime_r(&now.tv_sec, &local) != NULL) {
+        (void)strftime(stamp, sizeof stamp, "%H:%M:%S", &local);
+    }
+    (void)fprintf(stderr, "%s.%03ld pccl %s %s\n", stamp, now.tv_nsec / 1000000, names[level], line);
+}
+
+void pc_config_set_log(pcclLogLevel_t level, pcclLogCallback_t callback, void *user) {
+    atomic_store(&log_chosen, true);
+    pc_log_install(level, callback != NULL ? callback : write_to_stderr, user);
+}
+
+static bool parse_level(const char *text, pcclLogLevel_t *level) {
+    static const struct {
+        const char *name;
+        pcclLogLevel_t level;
+    } names[] = {
+        {"none", pcclLogOff},  {"off", pcclLogOff},        {"fatal", pcclLogFatal}, {"err", pcclLogError},
+        {"error", pcclLogError}, {"warn", pcclLogWarn},    {"warning", pcclLogWarn}, {"info", pcclLogInfo},
+        {"debug", pcclLogDebug}, {"trace", pcclLogTrace},
+    };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strcasecmp(text, names[i].name) != 0) continue;
+        *level = names[i].level;
+        return true;
+    }
+    return false;
+}
+
+/* Levenshtein's distance, for names of at most 63 characters. */
+static size_t distance(const char *a, const char *b) {
+    size_t row[64];
+    const size_t len = pc_min_size(strlen(b), 63);
+    for (size_t j = 0; j <= len; j++) row[j] = j;
+    for (size_t i = 0; a[i] != '\0' && i < 63; i++) {
+        size_t diagonal = row[0];
+        row[0] = i + 1;
+        for (size_t j = 0; j < len; j++) {
+            const size_t replaced = diagonal + (a[i] != b[j] ? 1 : 0);
+            diagonal = row[j + 1];
+            row[j + 1] = pc_min_size(replaced, pc_min_size(row[j], row[j + 1]) + 1);
+        }
+    }
+    return row[len];
+}
+
+/* PCCL_CFLAGS and PCCL_DEBUG_FILE are read by the build and by the Python module. */
+static const char *const known[] = {
+    "PCCL_ADVERTISE",    "PCCL_CFLAGS",       "PCCL_CONGESTION", "PCCL_CONNECT_TIMEOUT", "PCCL_DEAD_TIMEOUT",
+    "PCCL_DEBUG_FILE",   "PCCL_JOIN_TIMEOUT", "PCCL_LOG_LEVEL",  "PCCL_NCONNS",          "PCCL_OP_TIMEOUT",
+    "PCCL_PORT_RANGE",   "PCCL_RUN_KEY_FILE", "PCCL_SOCKET_IFNAME",
+};
+
+static void warn_unknown(const char *entry) {
+    char name[64] = {0};
+    const size_t len = strcspn(entry, "=");
+    const char *nearest = known[0];
+    memcpy(name, entry, pc_min_size(len, sizeof name - 1));
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (strcmp(name, known[i]) == 0) return;
+        if (distance(name, known[i]) < distance(name, nearest)) nearest = known[i];
+    }
+    PC_LOG(pcclLogWarn, "unknown environment variable %s; the nearest known one is %s", name, nearest);
+}
+
+static pc_status process_once(pc_error *error) {
+    static bool done;
+    if (done) return pcclSuccess;
+    pcclLogLevel_t level = pcclLogWarn;
+    const char *text = variable("PCCL_LOG_LEVEL");
+    if (text != NULL && !parse_level(text, &level)) {
+        return bad(error, "PCCL_LOG_LEVEL", text, "TRACE, DEBUG, INFO, WARN, ERR, FATAL or NONE");
+    }
+    if (!atomic_load(&log_chosen)) pc_log_install(level, write_to_stderr, NULL);
+    for (char **entry = environ; entry != NULL && *entry != NULL; entry++) {
+        if (strncmp(*entry, "PCCL_", 5) == 0) warn_unknown(*entry);
+    }
+    done = true;
+    return pcclSuccess;
+}
+
+pc_status pc_config_process(pc_error *error) {
+    (void)pthread_mutex_lock(&process_lock);
+    const pc_status status = process_once(error);
+    (void)pthread_mutex_unlock(&process_lock);
+    return status;
+}

@@ -1,0 +1,320 @@
+/*
+ * All-reduce: arguments, tags, the blocking form, the asynchronous form by tag, and many at once with retry.
+ *
+ * A tag names at most one open operation of a communicator: from its start until it has ended, or, for an asynchronous
+ * one, until it has been awaited.
+ */
+#define _DEFAULT_SOURCE 1
+#include "api/request.h"
+#include "base/checked.h"
+#include "bytes/dtype.h"
+#include "io/fork.h"
+#include "io/wait.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Arguments ----------------------------------------------------------------------------------------------------- */
+
+static pcclResult_t check_descriptor(const char *phase, const pcclReduceDescriptor_t *descriptor) {
+    const pcclDataType_t dtype = descriptor->src_descriptor.datatype;
+    const uint32_t hint = (uint32_t)descriptor->src_descriptor.distribution_hint;
+    const uint32_t quant = (uint32_t)descriptor->quantization_options.algorithm;
+    if (!pc_dtype_valid((uint32_t)dtype)) {
+        return pc_fail(phase, pcclInvalidArgument, "%d is no data type", (int)dtype);
+    }
+    if (!pc_redop_valid((uint32_t)descriptor->op)) {
+        return pc_fail(phase, pcclInvalidArgument, "%d is no reduction", (int)descriptor->op);
+    }
+    if (hint > pcclDistributionUniform) {
+        return pc_fail(phase, pcclInvalidArgument, "%u is no distribution hint", (unsigned)hint);
+    }
+    if (quant == pcclQuantNone) return pcclSuccess;
+    if (quant > pcclQuantZeroPointScale) {
+        return pc_fail(phase, pcclInvalidArgument, "%u is no quantization algorithm", (unsigned)quant);
+    }
+    (void)pc_fail(phase, pcclInvalidArgument, "quantization is not supported yet");
+    pc_fail_hint("pass pcclQuantNone");
+    return pcclInvalidArgument;
+}
+
+static pcclResult_t check_buffers(const struct pc_reduce_args *args) {
+    const pcclReduceDescriptor_t *descriptor = args->descriptor;
+    size_t bytes = 0;
+    if (pc_mul_overflows(descriptor->count, pc_dtype_bytes(descriptor->src_descriptor.datatype), &bytes) ||
+        bytes > PTRDIFF_MAX) {
+        return pc_fail(args->phase, pcclInvalidArgument, "a count of %zu is more than memory holds",
+                       descriptor->count);
+    }
+    if (bytes == 0) return pcclSuccess;
+    PC_REQUIRE(args->phase, args->sendbuf);
+    PC_REQUIRE(args->phase, args->recvbuf);
+    const uintptr_t send = (uintptr_t)args->sendbuf, recv = (uintptr_t)args->recvbuf;
+    const uintptr_t apart = send < recv ? recv - send : send - recv;
+    if (send != recv && apart < bytes) {
+        return pc_fail(args->phase, pcclInvalidArgument,
+                       "the buffers overlap without being equal: pass the same one for in place");
+    }
+    return pcclSuccess;
+}
+
+/* With lock held. */
+static bool tag_is_open(const pcclComm_t *comm, uint64_t tag) {
+    for (const struct pc_list *node = comm->active.next; node != &comm->active; node = node->next) {
+        const struct pcclRequest_t *request = PC_LIST_ENTRY(node, struct pcclRequest_t, node);
+        if (request->open_reduce && request->call.tag == tag) return true;
+    }
+    return false;
+}
+
+/* Takes the tag for the request, if the group is large enough and the tag free. */
+static pcclResult_t open_reduce(struct pcclRequest_t *request, const struct pc_reduce_args *args) {
+    pcclComm_t *comm = request->comm;
+    const uint64_t tag = args->descriptor->tag;
+    (void)pthread_mutex_lock(&comm->lock);
+    const bool alone = comm->view.connected && comm->view.group_size < 2 && !comm->settings.observer;
+    const bool taken = tag_is_open(comm, tag);
+    if (!alone && !taken) {
+        request->call.tag = tag;
+        request->open_reduce = true;
+        request->asynchronous = args->asynchronous;
+        comm->reduces_open++;
+    }
+    (void)pthread_mutex_unlock(&comm->lock);
+    if (alone) return pc_fail(args->phase, pcclTooFewPeers, "the group has no other member");
+    if (!taken) return pcclSuccess;
+    return pc_fail(args->phase, pcclInvalidUsage, "an operation with tag %llu is in flight", (unsigned long long)tag);
+}
+
+static void describe(struct pc_call *call, const struct pc_reduce_args *args) {
+    const pcclReduceDescriptor_t *descriptor = args->descriptor;
+    call->send = args->sendbuf;
+    call->recv = args->recvbuf;
+    call->timeout_ns = args->timeout_ms * PC_NS_PER_MS;
+    call->shape = (struct pc_op_shape){
+        .count = descriptor->count,
+        .dtype = (uint8_t)descriptor->src_descriptor.datatype,
+        .redop = (uint8_t)descriptor->op,
+    };
+}
+
+pcclResult_t pc_reduce_start(pcclComm_t *comm, const struct pc_reduce_args *args, struct pcclRequest_t **request_out) {
+    PC_TRY(pc_comm_check(comm, args->phase));
+    PC_REQUIRE(args->phase, args->descriptor);
+    PC_TRY(check_descriptor(args->phase, args->descriptor));
+    PC_TRY(check_buffers(args));
+    PC_TRY(pc_comm_check_connected(comm, args->phase));
+    struct pcclRequest_t *request = pc_request_create(comm, PC_CALL_ALL_REDUCE);
+    if (request == NULL) return pc_fail(args->phase, pcclNoMemory, "no memory for a call");
+    describe(&request->call, args);
+    const pcclResult_t code = open_reduce(request, args);
+    if (code != pcclSuccess) {
+        pc_request_drop(request);
+        return code;
+    }
+    *request_out = request;
+    return pcclSuccess;
+}
+
+/* One at a time ------------------------------------------------------------------------------------------------- */
+
+pcclResult_t pcclStartAllReduce(pcclComm_t *comm, const void *sendbuf, void *recvbuf,
+                                const pcclReduceDescriptor_t *descriptor, uint32_t timeout_ms,
+                                pcclRequest_t **request_out) {
+    const struct pc_reduce_args args = {"all_reduce", sendbuf, recvbuf, descriptor, timeout_ms, false};
+    PC_REQUIRE(args.phase, request_out);
+    *request_out = NULL;
+    PC_TRY(pc_reduce_start(comm, &args, request_out));
+    pc_request_post(*request_out);
+    return pcclSuccess;
+}
+
+pcclResult_t pcclAllReduce(const void *sendbuf, void *recvbuf, const pcclReduceDescriptor_t *descriptor,
+                           const pcclComm_t *comm, pcclReduceInfo_t *info_out) {
+    const struct pc_reduce_args args = {"all_reduce", sendbuf, recvbuf, descriptor, 0, false};
+    struct pcclRequest_t *request = NULL;
+    pcclOutcome_t outcome;
+    PC_TRY(pc_reduce_start(pc_comm_of(comm), &args, &request));
+    const pcclResult_t code = pc_request_run(request, &outcome);
+    if (info_out != NULL) *info_out = outcome.reduce;
+    return code;
+}
+
+pcclResult_t pcclAllReduceAsync(const void *sendbuf, void *recvbuf, const pcclReduceDescriptor_t *descriptor,
+                                const pcclComm_t *comm, pcclAsyncReduceOp_t *handle_out) {
+    const struct pc_reduce_args args = {"all_reduce_async", sendbuf, recvbuf, descriptor, 0, true};
+    struct pcclRequest_t *request = NULL;
+    if (!pc_initialized(args.phase)) return pcclNotInitialized;
+    PC_REQUIRE(args.phase, handle_out);
+    PC_TRY(pc_reduce_start(pc_comm_of(comm), &args, &request));
+    *handle_out = (pcclAsyncReduceOp_t){.comm = pc_comm_of(comm), .tag = descriptor->tag};
+    pc_request_post(request);
+    return pcclSuccess;
+}
+
+/* Takes the request out of the asynchronous ones, so that exactly one await gets it. */
+static struct pcclRequest_t *claim(pcclComm_t *comm, uint64_t tag) {
+    struct pcclRequest_t *found = NULL;
+    (void)pthread_mutex_lock(&comm->lock);
+    for (struct pc_list *node = comm->active.next; node != &comm->active && found == NULL; node = node->next) {
+        struct pcclRequest_t *request = PC_LIST_ENTRY(node, struct pcclRequest_t, node);
+        if (request->asynchronous && !request->claimed && request->call.tag == tag) found = request;
+    }
+    if (found != NULL) found->claimed = true;
+    (void)pthread_mutex_unlock(&comm->lock);
+    return found;
+}
+
+pcclResult_t pcclAwaitAsyncReduce(const pcclAsyncReduceOp_t *handle, pcclReduceInfo_t *info_out) {
+    static const char phase[] = "await_async_reduce";
+    if (!pc_initialized(phase)) return pcclNotInitialized;
+    PC_REQUIRE(phase, handle);
+    PC_TRY(pc_comm_check_connected(handle->comm, phase));
+    struct pcclRequest_t *request = claim(handle->comm, handle->tag);
+    if (request == NULL) {
+        return pc_fail(phase, pcclRankConnectionLost, "no operation with tag %llu waits to be awaited",
+                       (unsigned long long)handle->tag);
+    }
+    (void)pc_request_wait(request, UINT64_MAX);
+    if (info_out != NULL) *info_out = request->call.outcome.reduce;
+    const pcclResult_t code = pc_fail_with(phase, &request->call.outcome.error);
+    pc_request_release(request);
+    return code;
+}
+
+/* Many with retry ----------------------------------------------------------------------------------------------- */
+
+/*
+ * Open are always the lowest unfinished descriptors, as many as allowed. All peers learn the same fate of each
+ * operation, so the lowest one that is unfinished anywhere is open everywhere: the windows cannot wait for each other,
+ * whatever the order in which fates arrive.
+ */
+struct batch {
+    pcclComm_t *comm;
+    const pcclReduceOpDescriptor_t *descriptors;
+    size_t count, finished, window;
+    struct pcclRequest_t **open; /* by descriptor; NULL: not open */
+    bool *committed;
+    pc_error failure; /* code 0: go on */
+    pcclReduceInfo_t info;
+};
+
+static bool worth_retrying(pcclResult_t code) {
+    return code == pcclRankConnectionLost || code == pcclRankConnectionFailed;
+}
+
+static void keep_failure(struct batch *batch) {
+    if (batch->failure.code == pcclSuccess) (void)pcclGetLastError(&batch->failure);
+}
+
+static void open_window(struct batch *batch) {
+    size_t open = 0;
+    for (size_t i = 0; i < batch->count && open < batch->window && batch->failure.code == pcclSuccess; i++) {
+        if (batch->committed[i]) continue;
+        open++;
+        if (batch->open[i] != NULL) continue;
+        const pcclReduceOpDescriptor_t *descriptor = &batch->descriptors[i];
+        const struct pc_reduce_args args = {
+            .phase = "all_reduce_multiple_with_retry",
+            .sendbuf = descriptor->sendbuf,
+            .recvbuf = descriptor->recvbuf,
+            .descriptor = &descriptor->descriptor,
+        };
+        if (pc_reduce_start(batch->comm, &args, &batch->open[i]) != pcclSuccess) {
+            keep_failure(batch);
+            return;
+        }
+        batch->open[i]->call.blocking = true;
+        pc_request_post(batch->open[i]);
+    }
+}
+
+static void take_result(struct batch *batch, size_t i) {
+    struct pcclRequest_t *request = batch->open[i];
+    const pcclOutcome_t *outcome = &request->call.outcome;
+    if (outcome->error.code == pcclSuccess) {
+        batch->committed[i] = true;
+        batch->finished++;
+        batch->info.local_world_size = outcome->reduce.local_world_size;
+        batch->info.tx_bytes += outcome->reduce.tx_bytes;
+        batch->info.rx_bytes += outcome->reduce.rx_bytes;
+    } else if (!worth_retrying(outcome->error.code) && batch->failure.code == pcclSuccess) {
+        batch->failure = outcome->error;
+    }
+    batch->open[i] = NULL;
+    pc_request_release(request);
+}
+
+/* Waits until an open one has ended, and takes all that have. False when none is open. */
+static bool take_results(struct batch *batch) {
+    bool any = false, taken = false;
+    (void)pthread_mutex_lock(&batch->comm->lock);
+    batch->comm->any_waiters++;
+    for (;;) {
+        bool ended = false;
+        any = false;
+        for (size_t i = 0; i < batch->count; i++) {
+            if (batch->open[i] == NULL) continue;
+            any = true;
+            ended = ended || batch->open[i]->done;
+            batch->open[i]->waited_ns = pc_loop_now();
+        }
+        if (ended || !any) break;
+        (void)pc_wait_until(&batch->comm->any_done, &batch->comm->lock, pc_wait_deadline(250 * PC_NS_PER_MS));
+    }
+    batch->comm->any_waiters--;
+    (void)pthread_mutex_unlock(&batch->comm->lock);
+    for (size_t i = 0; i < batch->count; i++) {
+        if (batch->open[i] == NULL || !pc_request_wait(batch->open[i], 0)) continue;
+        take_result(batch, i);
+        taken = true;
+    }
+    return any && taken;
+}
+
+static pcclResult_t run_batch(struct batch *batch) {
+    while (batch->finished < batch->count) {
+        open_window(batch);
+        if (!take_results(batch)) break;
+    }
+    while (take_results(batch)) continue;
+    return pc_fail_with("all_reduce_multiple_with_retry", &batch->failure);
+}
+
+static pcclResult_t check_batch(const struct batch *batch, const char *phase) {
+    for (size_t i = 0; i < batch->count; i++) {
+        const pcclReduceOpDescriptor_t *at = &batch->descriptors[i];
+        const struct pc_reduce_args args = {phase, at->sendbuf, at->recvbuf, &at->descriptor, 0, false};
+        PC_TRY(check_descriptor(phase, &at->descriptor));
+        PC_TRY(check_buffers(&args));
+        for (size_t k = 0; k < i; k++) {
+            if (batch->descriptors[k].descriptor.tag != at->descriptor.tag) continue;
+            return pc_fail(phase, pcclInvalidArgument, "descriptors %zu and %zu have the same tag", k, i);
+        }
+    }
+    return pcclSuccess;
+}
+
+pcclResult_t pcclAllReduceMultipleWithRetry(const pcclReduceOpDescriptor_t *descriptors, size_t count,
+                                            const pcclComm_t *comm, pcclReduceInfo_t *info_out, int max_in_flight) {
+    static const char phase[] = "all_reduce_multiple_with_retry";
+    struct batch batch = {.descriptors = descriptors, .count = count, .window = (size_t)max_in_flight};
+    PC_TRY(pc_comm_check(comm, phase));
+    if (count > 0) PC_REQUIRE(phase, descriptors);
+    if (max_in_flight < 1) return pc_fail(phase, pcclInvalidArgument, "max_in_flight is %d", max_in_flight);
+    PC_TRY(check_batch(&batch, phase));
+    PC_TRY(pc_comm_check_connected(comm, phase));
+    batch.comm = pc_comm_of(comm);
+    batch.open = count > 0 ? pc_calloc(count, sizeof *batch.open) : NULL;
+    batch.committed = count > 0 ? pc_calloc(count, sizeof *batch.committed) : NULL;
+    pcclResult_t code = pcclSuccess;
+    if (count > 0 && (batch.open == NULL || batch.committed == NULL)) {
+        code = pc_fail(phase, pcclNoMemory, "no memory for %zu operations", count);
+    } else {
+        code = run_batch(&batch);
+        if (info_out != NULL) *info_out = batch.info;
+    }
+    free(batch.open);
+    free(batch.committed);
+    return code;
+}

@@ -1,0 +1,62 @@
+/*
+ * K5, private to api/: one call of a user on its way through the loop and back. Requests are kept by their communicator
+ * and used again, so the steady state of a collective allocates nothing.
+ *
+ * References: one of the starter, one of the machine until completion, one of each queued command. done is set once,
+ * under the communicator's lock, after which only the outcome is read.
+ */
+#ifndef PC_REQUEST_H
+#define PC_REQUEST_H
+
+#include "api/communicator.h"
+
+struct pcclRequest_t {
+    struct pc_list node; /* active or idle */
+    pcclComm_t *comm;
+    pthread_cond_t finished;
+    struct pc_command post, cancel;
+    struct pc_call call;
+    uint32_t refs;
+    uint32_t waiters;
+    uint64_t waited_ns; /* when the last wait ended */
+    bool posted, done, cancel_queued;
+    bool open_reduce; /* counted in reduces_open */
+    bool asynchronous, claimed; /* started by pcclAllReduceAsync; somebody awaits it */
+};
+
+/* A blank request of this kind, not posted, with the starter's reference; NULL: no memory. */
+struct pcclRequest_t *pc_request_create(pcclComm_t *comm, enum pc_call_kind kind);
+/* Gives back one that was never posted. */
+void pc_request_drop(struct pcclRequest_t *request);
+/* Gives it to the machine. Completes in any case. */
+void pc_request_post(struct pcclRequest_t *request);
+/* Until done, or timeout_ns passed; UINT64_MAX: for ever. */
+bool pc_request_wait(struct pcclRequest_t *request, uint64_t timeout_ns);
+/* Gives back the starter's reference; cancels and waits if it isn't done. */
+void pc_request_release(struct pcclRequest_t *request);
+/* Completes soon. */
+void pc_request_cancel(struct pcclRequest_t *request);
+/* Posts, waits, copies the outcome, releases; records a failure. */
+pcclResult_t pc_request_run(struct pcclRequest_t *request, pcclOutcome_t *outcome);
+
+/* On the loop's thread: the machine's COMPLETE, or the driver's own failure with call->outcome set. */
+void pc_request_complete(struct pcclRequest_t *request);
+/* On the loop's thread, before a tick: which calls somebody waits in. */
+void pc_request_mark_waiting(pcclComm_t *comm, uint64_t now_ns);
+/* On the loop's thread, at its end: whatever the machine still held. */
+void pc_request_complete_all(pcclComm_t *comm, const pc_error *error);
+
+/*
+ * All-reduce: checks arguments and tags, then makes a request. asynchronous: it keeps its tag until it is awaited.
+ */
+struct pc_reduce_args {
+    const char *phase;
+    const void *sendbuf;
+    void *recvbuf;
+    const pcclReduceDescriptor_t *descriptor;
+    uint32_t timeout_ms;
+    bool asynchronous;
+};
+pcclResult_t pc_reduce_start(pcclComm_t *comm, const struct pc_reduce_args *args, struct pcclRequest_t **request_out);
+
+#endif

@@ -1,0 +1,237 @@
+/*
+ * The data path. Reading: ask the stream where bytes go, read there, tell the machine, carry out what it wants - so a
+ * segment is forwarded before the next one is read. A read that came short means an empty socket: the next attempt is
+ * left to the poll. Writing: at once from where the action is carried out, and only what the socket refuses waits for
+ * the poll. Both give way to others after a budget. Nothing here allocates or locks.
+ *
+ * Closing: when bytes of ours may still be on their way, close() on a socket with unread input would send a reset that
+ * destroys them. So the connection lingers: it ends its sending side and reads into scrap, for a bounded time and
+ * amount, until the other end closes too.
+ */
+#define _DEFAULT_SOURCE 1
+#include "io/conn.h"
+
+#include "base/checked.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+enum { BUDGET_BYTES = 1 << 20, LINGER_BYTES = 256 << 10, SCRAP_BYTES = 16 << 10 };
+#define LINGER_NS (500 * PC_NS_PER_MS)
+
+static void on_ready(void *owner, int status, int events);
+
+struct pc_conn *pc_conn_create(struct pc_loop *loop, struct pc_stream *stream, int fd) {
+    struct pc_conn *conn = pc_calloc(1, sizeof *conn);
+    struct pc_watch *watch = conn != NULL ? pc_watch_create(&loop->uv, fd, on_ready, conn) : NULL;
+    if (watch == NULL) {
+        free(conn);
+        pc_sock_close(fd);
+        return NULL;
+    }
+    conn->loop = loop;
+    conn->stream = stream;
+    conn->watch = watch;
+    conn->state = PC_CONN_OPEN;
+    conn->events = UV_READABLE;
+    pc_transport_tcp(&conn->transport, fd);
+    pc_list_append(&loop->conns, &conn->node);
+    pc_watch_set(watch, conn->events);
+    stream->driver = conn;
+    return conn;
+}
+
+static void poll_for(struct pc_conn *conn, int event, bool wanted) {
+    const int events = wanted ? conn->events | event : conn->events & ~event;
+    if (events == conn->events) return;
+    conn->events = events;
+    pc_watch_set(conn->watch, events);
+}
+
+static void release_socket(struct pc_conn *conn) {
+    pc_watch_destroy(conn->watch);
+    pc_alarm_destroy(conn->alarm);
+    conn->watch = NULL;
+    conn->alarm = NULL;
+    if (conn->transport.fd >= 0) conn->transport.ops->close(&conn->transport);
+}
+
+/* The memory stays until no callback of this connection can be on the stack. */
+static void bury(struct pc_conn *conn) {
+    release_socket(conn);
+    if (conn->stream != NULL) conn->stream->driver = NULL;
+    conn->stream = NULL;
+    conn->state = PC_CONN_DEAD;
+    pc_list_remove(&conn->node);
+    pc_list_append(&conn->loop->dead_conns, &conn->node);
+}
+
+void pc_conn_reap(struct pc_loop *loop) {
+    struct pc_list *node;
+    while ((node = pc_list_pop(&loop->dead_conns)) != NULL) free(PC_LIST_ENTRY(node, struct pc_conn, node));
+}
+
+static void end(struct pc_conn *conn, int sys_errno) {
+    if (conn->state != PC_CONN_OPEN) return;
+    struct pc_loop *loop = conn->loop;
+    conn->state = PC_CONN_ENDED;
+    release_socket(conn);
+    if (conn->stream->closing) return;
+    loop->machine->ops->closed(loop->machine, conn->stream, sys_errno, pc_loop_now());
+}
+
+/* Reading ------------------------------------------------------------------------------------------------------- */
+
+static size_t spans_len(const struct pc_span *spans, int count) {
+    size_t len = 0;
+    for (int i = 0; i < count; i++) len += spans[i].len_bytes;
+    return len;
+}
+
+/* Returns the bytes read if there may be more, else 0. drain: carry out actions in between. */
+static size_t read_once(struct pc_conn *conn, bool drain) {
+    struct pc_loop *loop = conn->loop;
+    struct pc_span spans[PC_RX_SPANS_MAX];
+    const int count = pc_stream_rx_spans(conn->stream, spans);
+    if (count == 0) {
+        /* Broken: the machine knows and will close it. Polling on would spin. */
+        poll_for(conn, UV_READABLE, false);
+        return 0;
+    }
+    const ptrdiff_t len = conn->transport.ops->read(&conn->transport, spans, count);
+    if (len < 0) {
+        if (errno != EAGAIN && errno != EWOULDBLOCK) end(conn, errno);
+        return 0;
+    }
+    if (len == 0) {
+        end(conn, 0);
+        return 0;
+    }
+    loop->machine->ops->received(loop->machine, conn->stream, (size_t)len, pc_loop_now());
+    if (drain) pc_loop_drain(loop);
+    return (size_t)len == spans_len(spans, count) ? (size_t)len : 0;
+}
+
+static bool readable(const struct pc_conn *conn) {
+    return conn->state == PC_CONN_OPEN && !conn->stream->closing;
+}
+
+static void read_some(struct pc_conn *conn) {
+    size_t moved = 0;
+    while (readable(conn) && moved < BUDGET_BYTES) {
+        const size_t len = read_once(conn, true);
+        if (len == 0) return;
+        moved += len;
+    }
+}
+
+/* Writing ------------------------------------------------------------------------------------------------------- */
+
+/*
+ * What the other end said before it went is still in the socket (the reason of a refusal, a goodbye), and tells more
+ * than the error of a write.
+ */
+static void read_last_words(struct pc_conn *conn, int sys_errno) {
+    size_t moved = 0;
+    while (readable(conn) && moved < BUDGET_BYTES) {
+        const size_t len = read_once(conn, false);
+        if (len == 0) break;
+        moved += len;
+    }
+    if (readable(conn)) end(conn, sys_errno);
+}
+
+void pc_conn_write(struct pc_conn *conn) {
+    struct pc_loop *loop = conn->loop;
+    size_t moved = 0;
+    while (readable(conn) && moved < BUDGET_BYTES) {
+        struct pc_span spans[PC_TX_SPANS_MAX];
+        const int count = pc_stream_tx_spans(conn->stream, spans, pc_loop_now());
+        if (count == 0) {
+            conn->stream->write_wanted = false;
+            conn->write_blocked = false;
+            poll_for(conn, UV_WRITABLE, false);
+            return;
+        }
+        const ptrdiff_t len = conn->transport.ops->write(&conn->transport, spans, count);
+        if (len < 0 && errno != EAGAIN && errno != EWOULDBLOCK) {
+            read_last_words(conn, errno);
+            return;
+        }
+        if (len > 0) loop->machine->ops->sent(loop->machine, conn->stream, (size_t)len, pc_loop_now());
+        if (len < (ptrdiff_t)spans_len(spans, count)) break;
+        moved += (size_t)len;
+    }
+    if (!readable(conn)) return;
+    conn->write_blocked = true;
+    poll_for(conn, UV_WRITABLE, true);
+}
+
+/* Ending -------------------------------------------------------------------------------------------------------- */
+
+static void linger_over(void *owner) {
+    bury(owner);
+}
+
+static void read_scrap(struct pc_conn *conn) {
+    static char scrap[SCRAP_BYTES];
+    const struct pc_span span = {scrap, sizeof scrap};
+    for (;;) {
+        const ptrdiff_t len = conn->transport.ops->read(&conn->transport, &span, 1);
+        if (len < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+        conn->drained_bytes += len > 0 ? (size_t)len : 0;
+        if (len <= 0 || conn->drained_bytes > LINGER_BYTES) {
+            bury(conn);
+            return;
+        }
+    }
+}
+
+static void on_ready(void *owner, int status, int events) {
+    struct pc_conn *conn = owner;
+    struct pc_loop *loop = conn->loop;
+    if (conn->state == PC_CONN_LINGERING) {
+        if (status < 0) bury(conn);
+        else read_scrap(conn);
+    } else if (conn->state == PC_CONN_OPEN && status < 0) {
+        /* libuv has stopped the watch because of an error condition, which the socket tells. */
+        const int sys_errno = pc_sock_error(conn->transport.fd);
+        conn->events = 0;
+        read_last_words(conn, sys_errno != 0 ? sys_errno : EIO);
+    } else if (conn->state == PC_CONN_OPEN) {
+        if ((events & UV_WRITABLE) != 0) {
+            conn->write_blocked = false;
+            pc_conn_write(conn);
+            pc_loop_drain(loop);
+        }
+        if ((events & ~UV_WRITABLE) != 0) read_some(conn);
+    }
+    pc_loop_drain(loop);
+}
+
+void pc_conn_close(struct pc_conn *conn) {
+    bool linger = false;
+    if (conn->state == PC_CONN_OPEN) {
+        struct pc_span spans[PC_TX_SPANS_MAX];
+        const int count = pc_stream_tx_spans(conn->stream, spans, pc_loop_now());
+        if (count > 0) (void)conn->transport.ops->write(&conn->transport, spans, count);
+        linger = conn->stream->tx_bytes > 0 || count > 0;
+    }
+    conn->stream->driver = NULL;
+    conn->stream = NULL;
+    conn->alarm = linger ? pc_alarm_create(&conn->loop->uv, linger_over, conn) : NULL;
+    if (conn->alarm == NULL) {
+        bury(conn);
+        return;
+    }
+    conn->state = PC_CONN_LINGERING;
+    conn->transport.ops->finish(&conn->transport);
+    pc_alarm_set(conn->alarm, LINGER_NS);
+    conn->events = UV_READABLE;
+    pc_watch_set(conn->watch, conn->events);
+}
+
+void pc_conn_close_all(struct pc_loop *loop) {
+    while (!pc_list_empty(&loop->conns)) bury(PC_LIST_ENTRY(loop->conns.next, struct pc_conn, node));
+}

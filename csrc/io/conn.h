@@ -1,0 +1,39 @@
+/* K4: an open connection: a machine's stream on a transport. Moves bytes, and reports the end. */
+#ifndef PC_CONN_H
+#define PC_CONN_H
+
+#include "io/loop.h"
+#include "io/transport.h"
+
+enum pc_conn_state {
+    PC_CONN_OPEN,
+    PC_CONN_ENDED, /* the machine was told and has not given up the stream yet */
+    PC_CONN_LINGERING, /* no stream any more; reads until the other end has seen our end */
+    PC_CONN_DEAD /* waits to be freed */
+};
+
+struct pc_conn {
+    struct pc_list node;
+    struct pc_loop *loop;
+    struct pc_stream *stream;
+    struct pc_transport transport;
+    struct pc_watch *watch;
+    struct pc_alarm *alarm; /* while lingering */
+    enum pc_conn_state state;
+    int events;
+    bool write_blocked;
+    size_t drained_bytes; /* while lingering */
+};
+
+/* Takes over the socket, even on failure; sets stream->driver. NULL: no memory. */
+struct pc_conn *pc_conn_create(struct pc_loop *loop, struct pc_stream *stream, int fd);
+/* Writes until there is nothing left or the socket takes no more. */
+void pc_conn_write(struct pc_conn *conn);
+/* PC_ACTION_CLOSE. The stream is the caller's to destroy. */
+void pc_conn_close(struct pc_conn *conn);
+/* At once and without manners; streams stay the machine's. */
+void pc_conn_close_all(struct pc_loop *loop);
+/* Frees those that are dead. Not from within a connection's own callback. */
+void pc_conn_reap(struct pc_loop *loop);
+
+#endif

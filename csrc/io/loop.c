@@ -1,0 +1,306 @@
+/*
+ * The loop: thread, commands, the machine's deadline, its actions.
+ *
+ * Commands gather in a list under a mutex and are announced by one async handle; the list is taken whole. The deadline
+ * is looked at once per turn, right before polling, and the timer only moved when it must go off earlier: one that goes
+ * off too early costs a look, moving it at every event would cost more.
+ */
+#define _DEFAULT_SOURCE 1
+#include "io/loop.h"
+
+#include "base/checked.h"
+#include "base/log.h"
+#include "io/conn.h"
+#include "io/dial.h"
+#include "io/listener.h"
+#include "io/wait.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__linux__)
+#include <sys/prctl.h>
+#endif
+
+uint64_t pc_loop_now(void) {
+    return uv_hrtime();
+}
+
+/* Actions ------------------------------------------------------------------------------------------------------- */
+
+static void close_stream(struct pc_loop *loop, struct pc_stream *stream) {
+    if (stream->driver != NULL) pc_conn_close(stream->driver);
+    else (void)pc_dial_cancel(loop, stream);
+    pc_stream_destroy(stream);
+}
+
+static void run_write(struct pc_stream *stream) {
+    struct pc_conn *conn = stream->driver;
+    /* A blocked one goes on by itself; one that still dials is written to by a later action. */
+    if (conn != NULL && !conn->write_blocked) pc_conn_write(conn);
+}
+
+static void run_dial(struct pc_loop *loop, const struct pc_action *action) {
+    struct pc_address addresses[PC_ADDRESSES_MAX];
+    const uint32_t count = action->address_count;
+    struct pc_stream *stream = action->stream;
+    const uint64_t id = action->id;
+    const bool back = action->kind == PC_ACTION_DIAL_BACK;
+    memcpy(addresses, action->addresses, sizeof addresses);
+    if (back) pc_dial_back(loop, id, addresses, count);
+    else pc_dial_stream(loop, stream, addresses, count);
+}
+
+/* The action is invalid as soon as the machine hears of anything. */
+static void run_action(struct pc_loop *loop, const struct pc_action *action) {
+    switch (action->kind) {
+    case PC_ACTION_WRITE: run_write(action->stream); break;
+    case PC_ACTION_COMPLETE:
+        if (loop->config.events->complete != NULL) loop->config.events->complete(loop->config.user, action->call);
+        break;
+    case PC_ACTION_CLOSE: close_stream(loop, action->stream); break;
+    case PC_ACTION_DIAL:
+    case PC_ACTION_DIAL_BACK: run_dial(loop, action); break;
+    }
+}
+
+void pc_loop_drain(struct pc_loop *loop) {
+    if (loop->draining) return;
+    loop->draining = true;
+    const struct pc_action *action;
+    while ((action = pc_actions_next(&loop->machine->actions)) != NULL) run_action(loop, action);
+    loop->draining = false;
+    if (loop->machine->actions.failed && !atomic_exchange(&loop->close_wanted, true)) {
+        if (loop->config.events->failed != NULL) loop->config.events->failed(loop->config.user);
+        (void)uv_async_send(&loop->wake);
+    }
+}
+
+/* The machine's clock ------------------------------------------------------------------------------------------- */
+
+static void on_deadline(void *owner) {
+    struct pc_loop *loop = owner;
+    const uint64_t now_ns = pc_loop_now();
+    loop->alarm_ns = UINT64_MAX;
+    if (now_ns < loop->machine->ops->deadline(loop->machine)) return;
+    if (loop->config.events->before_tick != NULL) loop->config.events->before_tick(loop->config.user, now_ns);
+    loop->machine->ops->tick(loop->machine, now_ns);
+    pc_loop_drain(loop);
+}
+
+static void before_poll(uv_prepare_t *prepare) {
+    struct pc_loop *loop = prepare->data;
+    pc_conn_reap(loop);
+    const uint64_t deadline_ns = loop->machine->ops->deadline(loop->machine);
+    if (loop->closed || deadline_ns >= loop->alarm_ns) return;
+    const uint64_t now_ns = pc_loop_now();
+    loop->alarm_ns = deadline_ns;
+    pc_alarm_set(loop->alarm, deadline_ns > now_ns ? deadline_ns - now_ns : 0);
+}
+
+/* Commands ------------------------------------------------------------------------------------------------------ */
+
+static struct pc_command *take_commands(struct pc_loop *loop) {
+    (void)pthread_mutex_lock(&loop->lock);
+    struct pc_command *first = loop->first;
+    loop->first = NULL;
+    loop->last = &loop->first;
+    (void)pthread_mutex_unlock(&loop->lock);
+    return first;
+}
+
+static void run_commands(struct pc_loop *loop) {
+    struct pc_command *command = take_commands(loop);
+    while (command != NULL) {
+        struct pc_command *next = command->next;
+        command->run(loop, command, pc_loop_now());
+        pc_loop_drain(loop);
+        command = next;
+    }
+}
+
+static void close_handle(uv_handle_t *handle, void *unused) {
+    (void)unused;
+    if (!uv_is_closing(handle)) uv_close(handle, NULL);
+}
+
+/*
+ * From here on no command is taken: pc_loop_post says so. Commands that came before it all run. Handles that free
+ * themselves are closed by their owners, the two embedded ones here.
+ */
+static void shut(struct pc_loop *loop) {
+    if (loop->closed) return;
+    loop->closed = true;
+    (void)pthread_mutex_lock(&loop->lock);
+    loop->has_ended = true;
+    (void)pthread_mutex_unlock(&loop->lock);
+    run_commands(loop);
+    if (loop->config.events->closing != NULL) loop->config.events->closing(loop->config.user, pc_loop_now());
+    pc_loop_drain(loop);
+    pc_listener_destroy_all(loop);
+    pc_dial_cancel_all(loop);
+    pc_conn_close_all(loop);
+    pc_alarm_destroy(loop->alarm);
+    loop->alarm = NULL;
+    close_handle((uv_handle_t *)&loop->wake, NULL);
+    close_handle((uv_handle_t *)&loop->prepare, NULL);
+}
+
+static void on_wake(uv_async_t *wake) {
+    struct pc_loop *loop = wake->data;
+    run_commands(loop);
+    if (atomic_load(&loop->close_wanted)) shut(loop);
+}
+
+bool pc_loop_post(struct pc_loop *loop, struct pc_command *command) {
+    command->next = NULL;
+    (void)pthread_mutex_lock(&loop->lock);
+    const bool taken = !loop->has_ended;
+    const bool first = loop->first == NULL;
+    if (taken) {
+        *loop->last = command;
+        loop->last = &command->next;
+    }
+    (void)pthread_mutex_unlock(&loop->lock);
+    /* Without the lock, or the loop's thread would wake only to wait for it. */
+    if (taken && first) (void)uv_async_send(&loop->wake);
+    return taken;
+}
+
+/* Life ---------------------------------------------------------------------------------------------------------- */
+
+static void free_loop(struct pc_loop *loop) {
+    if (loop->uv_ready) (void)uv_loop_close(&loop->uv);
+    (void)pthread_mutex_destroy(&loop->lock);
+    (void)pthread_cond_destroy(&loop->changed);
+    free(loop);
+}
+
+/*
+ * A name lookup that is still with the resolver keeps uv_run from returning, for as long as the resolver pleases. The
+ * sockets are closed by then; whoever waits is let go first, and the thread frees the loop itself if nobody waits on.
+ */
+static void *run_thread(void *argument) {
+    struct pc_loop *loop = argument;
+#if defined(__linux__)
+    (void)prctl(PR_SET_NAME, loop->config.thread_name, 0, 0, 0);
+#endif
+    while (!loop->closed) (void)uv_run(&loop->uv, UV_RUN_ONCE);
+    pc_conn_reap(loop);
+    if (loop->config.events->ended != NULL) loop->config.events->ended(loop->config.user);
+    /* The closed handles need a turn; after it only a lookup can be left. */
+    const bool busy = uv_run(&loop->uv, UV_RUN_NOWAIT) != 0;
+    (void)pthread_mutex_lock(&loop->lock);
+    if (!busy) loop->thread_gone = true;
+    loop->abandoned = busy;
+    (void)pthread_cond_broadcast(&loop->changed);
+    (void)pthread_mutex_unlock(&loop->lock);
+    if (!busy) return NULL;
+    (void)uv_run(&loop->uv, UV_RUN_DEFAULT);
+    (void)pthread_mutex_lock(&loop->lock);
+    const bool mine = loop->thread_gone;
+    loop->thread_gone = true;
+    (void)pthread_mutex_unlock(&loop->lock);
+    if (mine) free_loop(loop);
+    return NULL;
+}
+
+struct pc_loop *pc_loop_create(const struct pc_loop_config *config, pc_error *error) {
+    struct pc_loop *loop = pc_calloc(1, sizeof *loop);
+    if (loop == NULL) goto no_memory;
+    loop->config = *config;
+    loop->machine = config->machine;
+    loop->last = &loop->first;
+    loop->alarm_ns = UINT64_MAX;
+    pc_list_init(&loop->conns);
+    pc_list_init(&loop->dials);
+    pc_list_init(&loop->listeners);
+    pc_list_init(&loop->dead_conns);
+    if (pthread_mutex_init(&loop->lock, NULL) != 0 || !pc_wait_init(&loop->changed)) goto no_memory;
+    const int failure = uv_loop_init(&loop->uv);
+    if (failure != 0) {
+        (void)pc_error_set(error, pcclSystemError, "cannot create an event loop: %s", uv_strerror(failure));
+        free(loop);
+        return NULL;
+    }
+    loop->uv_ready = true;
+    (void)uv_async_init(&loop->uv, &loop->wake, on_wake);
+    (void)uv_prepare_init(&loop->uv, &loop->prepare);
+    loop->wake.data = loop;
+    loop->prepare.data = loop;
+    (void)uv_prepare_start(&loop->prepare, before_poll);
+    loop->alarm = pc_alarm_create(&loop->uv, on_deadline, loop);
+    if (loop->alarm != NULL) return loop;
+    (void)pc_error_set(error, pcclNoMemory, "no memory for an event loop");
+    pc_loop_destroy(loop);
+    return NULL;
+no_memory:
+    (void)pc_error_set(error, pcclNoMemory, "no memory for an event loop");
+    free(loop);
+    return NULL;
+}
+
+pc_status pc_loop_listen(struct pc_loop *loop, int fd) {
+    return pc_listener_create(loop, fd);
+}
+
+pc_status pc_loop_start(struct pc_loop *loop, pc_error *error) {
+    sigset_t all, before;
+    /* The user's signal handlers run on the user's threads. */
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
+    const int failure = pthread_create(&loop->thread, NULL, run_thread, loop);
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (failure != 0) {
+        if (error != NULL) error->sys_errno = failure;
+        return pc_error_set(error, pcclSystemError, "cannot start a thread: %s", strerror(failure));
+    }
+    loop->started = true;
+    return pcclSuccess;
+}
+
+void pc_loop_close(struct pc_loop *loop) {
+    atomic_store(&loop->close_wanted, true);
+    (void)uv_async_send(&loop->wake);
+}
+
+static bool over(const struct pc_loop *loop) {
+    return !loop->started || loop->thread_gone || loop->abandoned;
+}
+
+bool pc_loop_wait(struct pc_loop *loop, uint64_t timeout_ns) {
+    const uint64_t deadline_ns = pc_wait_deadline(timeout_ns);
+    (void)pthread_mutex_lock(&loop->lock);
+    bool in_time = true;
+    while (!over(loop) && in_time) in_time = pc_wait_until(&loop->changed, &loop->lock, deadline_ns);
+    const bool ended = over(loop);
+    (void)pthread_mutex_unlock(&loop->lock);
+    return ended;
+}
+
+void pc_loop_destroy(struct pc_loop *loop) {
+    if (loop == NULL) return;
+    if (!loop->started) {
+        shut(loop);
+        (void)uv_run(&loop->uv, UV_RUN_NOWAIT);
+        free_loop(loop);
+        return;
+    }
+    pc_loop_close(loop);
+    (void)pc_loop_wait(loop, UINT64_MAX);
+    (void)pthread_mutex_lock(&loop->lock);
+    const bool join = loop->thread_gone;
+    loop->thread_gone = true;
+    (void)pthread_mutex_unlock(&loop->lock);
+    if (join) {
+        (void)pthread_join(loop->thread, NULL);
+        free_loop(loop);
+    } else {
+        (void)pthread_detach(loop->thread);
+    }
+}
+
+void pc_loop_set_master(struct pc_loop *loop, const struct pc_address *addresses, uint32_t count) {
+    loop->master_count = count < PC_ADDRESSES_MAX ? count : PC_ADDRESSES_MAX;
+    memcpy(loop->master, addresses, loop->master_count * sizeof *addresses);
+}

@@ -1,0 +1,374 @@
+/*
+ * pccl: fault-tolerant collective communication over TCP.
+ *
+ * The first part is the interface of PCCL 1.0: names, values, field order and semantics are kept, so that a program
+ * written for it compiles and runs unchanged. The second part ("Beyond PCCL 1.0") adds what it lacks: error records,
+ * requests that can be waited for in slices and cancelled, options, statistics, the simulator.
+ *
+ * Threads: every function may be called from any thread. One communicator runs one I/O thread of its own; a caller's
+ * buffers belong to the library from the start of a call until it has returned (or, for an asynchronous one, until it
+ * has been awaited), and to nobody else in between.
+ */
+#ifndef PCCL_H
+#define PCCL_H
+
+#include "ccoip_inet.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define PCCL_EXPORT __attribute__((visibility("default")))
+#else
+#define PCCL_EXPORT
+#endif
+#define PCCL_NULLABLE
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The one list of result codes: enum, names and texts are made from it. 0 to 12 are PCCL 1.0's. */
+#define PCCL_RESULT_LIST(X)                                                                                            \
+    X(pcclSuccess, 0, SUCCESS, "success")                                                                              \
+    X(pcclNotInitialized, 1, NOT_INITIALIZED, "pcclInit has not been called")                                          \
+    X(pcclInternalError, 2, INTERNAL_ERROR, "internal error")                                                          \
+    X(pcclInvalidArgument, 3, INVALID_ARGUMENT, "invalid argument")                                                    \
+    X(pcclInvalidUsage, 4, INVALID_USAGE, "invalid usage")                                                             \
+    X(pcclTooFewPeers, 5, TOO_FEW_PEERS, "too few peers in the group")                                                 \
+    X(pcclMasterConnectionFailed, 6, MASTER_CONNECTION_FAILED, "no connection to the master")                          \
+    X(pcclRankConnectionFailed, 7, RANK_CONNECTION_FAILED, "no connection to a peer")                                  \
+    X(pcclRankConnectionLost, 8, RANK_CONNECTION_LOST, "connection to a peer lost")                                    \
+    X(pcclNoSharedStateAvailable, 9, NO_SHARED_STATE_AVAILABLE, "no shared state available")                           \
+    X(pcclPendingAsyncOps, 10, PENDING_ASYNC_OPS, "asynchronous operations are in flight")                             \
+    X(pcclUpdateTopologyFailed, 11, UPDATE_TOPOLOGY_FAILED, "topology update failed")                                  \
+    X(pcclTopologyOptimizationFailed, 12, TOPOLOGY_OPTIMIZATION_FAILED, "topology optimization failed")                \
+    X(pcclTimeout, 64, TIMEOUT, "the call's own time limit has passed")                                                \
+    X(pcclInProgress, 65, IN_PROGRESS, "not finished yet")                                                             \
+    X(pcclEvicted, 66, EVICTED, "this peer was removed from the run")                                                  \
+    X(pcclOutcomeUnknown, 67, OUTCOME_UNKNOWN, "the outcome of the operation is unknown to this peer")                 \
+    X(pcclMismatch, 68, MISMATCH, "the peers called the same operation with different descriptors")                    \
+    X(pcclDeadlock, 69, DEADLOCK, "all peers wait in calls that cannot match")                                         \
+    X(pcclCancelled, 70, CANCELLED, "cancelled by the caller")                                                         \
+    X(pcclRefused, 71, REFUSED, "the master refused this peer")                                                        \
+    X(pcclProtocolError, 72, PROTOCOL_ERROR, "malformed or unexpected bytes from the other end")                       \
+    X(pcclNoMemory, 73, NO_MEMORY, "out of memory")                                                                    \
+    X(pcclSystemError, 74, SYSTEM_ERROR, "a system call failed")                                                       \
+    X(pcclForked, 75, FORKED, "this handle belongs to the parent process")
+
+typedef enum pcclResult_t {
+#define PCCL_RESULT_ENUM(name, value, upper, text) name = value,
+    PCCL_RESULT_LIST(PCCL_RESULT_ENUM)
+#undef PCCL_RESULT_ENUM
+} pcclResult_t;
+
+typedef enum pcclDataType_t {
+    pcclUint8 = 0,
+    pcclInt8 = 1,
+    pcclInt16 = 2,
+    pcclUint16 = 3,
+    pcclUint32 = 4,
+    pcclInt32 = 5,
+    pcclUint64 = 6,
+    pcclInt64 = 7,
+    pcclFloat16 = 8,
+    pcclBFloat16 = 9,
+    pcclFloat = 10,
+    pcclDouble = 11
+} pcclDataType_t;
+
+typedef enum pcclDeviceType_t { pcclDeviceCpu = 0, pcclDeviceCuda = 1 } pcclDeviceType_t;
+
+/* pcclAvg divides the sum once, at the end, by the number of peers that took part; on integers it truncates toward 0. */
+typedef enum pcclRedOp_t { pcclSum = 0, pcclAvg = 1, pcclProd = 2, pcclMax = 3, pcclMin = 4 } pcclRedOp_t;
+
+typedef enum pcclAttribute_t {
+    PCCL_ATTRIBUTE_GLOBAL_WORLD_SIZE = 1,
+    PCCL_ATTRIBUTE_PEER_GROUP_WORLD_SIZE = 2,
+    PCCL_ATTRIBUTE_NUM_DISTINCT_PEER_GROUPS = 3,
+    PCCL_ATTRIBUTE_LARGEST_PEER_GROUP_WORLD_SIZE = 4
+} pcclAttribute_t;
+
+typedef enum pcclSharedStateSyncStrategy_t {
+    PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR = 0,
+    PCCL_SHARED_STATE_SYNC_STRATEGY_RECEIVE_ONLY = 1,
+    PCCL_SHARED_STATE_SYNC_STRATEGY_SEND_ONLY = 2
+} pcclSharedStateSyncStrategy_t;
+
+typedef enum pcclDistributionHint_t {
+    pcclDistributionNone = 0,
+    pcclDistributionNormal = 1,
+    pcclDistributionUniform = 2
+} pcclDistributionHint_t;
+
+typedef enum pcclQuantizationAlgorithm_t {
+    pcclQuantNone = 0,
+    pcclQuantMinMax = 1,
+    pcclQuantZeroPointScale = 2
+} pcclQuantizationAlgorithm_t;
+
+typedef struct pcclCommCreateParams_t {
+    ccoip_socket_address_t master_address;
+    uint32_t peer_group;
+    uint32_t p2p_connection_pool_size; /* stripes per link; 0: the library chooses */
+} pcclCommCreateParams_t;
+
+typedef struct pcclReduceInfo_t {
+    uint32_t local_world_size; /* how many took part: the divisor of pcclAvg */
+    uint64_t tx_bytes, rx_bytes; /* payload, without framing */
+} pcclReduceInfo_t;
+
+typedef struct pcclReduceOperandDescriptor_t {
+    pcclDataType_t datatype;
+    pcclDistributionHint_t distribution_hint;
+} pcclReduceOperandDescriptor_t;
+
+typedef struct pcclQuantizationOptions_t {
+    pcclDataType_t quantized_datatype;
+    pcclQuantizationAlgorithm_t algorithm;
+} pcclQuantizationOptions_t;
+
+typedef struct pcclReduceDescriptor_t {
+    size_t count;
+    pcclRedOp_t op;
+    uint64_t tag;
+    pcclReduceOperandDescriptor_t src_descriptor;
+    pcclQuantizationOptions_t quantization_options;
+} pcclReduceDescriptor_t;
+
+typedef struct pcclReduceSingleDescriptor_t {
+    void *sendbuf;
+    void *recvbuf;
+    pcclReduceDescriptor_t descriptor;
+} pcclReduceSingleDescriptor_t, pcclReduceOpDescriptor_t;
+
+typedef struct pcclComm_t pcclComm_t;
+typedef struct pcclRankInfo_t pcclRankInfo_t;
+typedef struct pcclMasterInstanceState_t pcclMasterInstance_t;
+
+typedef struct pcclAsyncReduceOp_t {
+    pcclComm_t *comm;
+    uint64_t tag;
+} pcclAsyncReduceOp_t;
+
+typedef struct pcclRankUuid_t {
+    uint8_t data[16];
+} pcclRankUuid_t;
+
+typedef struct pcclTensorInfo_t {
+    const char *name;
+    void *data;
+    size_t count;
+    pcclDataType_t datatype;
+    pcclDeviceType_t device_type;
+    bool allow_content_inequality;
+} pcclTensorInfo_t;
+
+typedef struct pcclSharedState_t {
+    uint64_t revision;
+    size_t count;
+    pcclTensorInfo_t *infos;
+} pcclSharedState_t;
+
+typedef struct pcclSharedStateSyncInfo_t {
+    uint64_t tx_bytes, rx_bytes;
+} pcclSharedStateSyncInfo_t;
+
+typedef struct pcclBuildInfo_t {
+    bool has_cuda_support;
+} pcclBuildInfo_t;
+
+PCCL_EXPORT pcclResult_t pcclInit(void);
+PCCL_EXPORT pcclResult_t pcclGetBuildInfo(pcclBuildInfo_t *info);
+
+PCCL_EXPORT pcclResult_t pcclCreateCommunicator(const pcclCommCreateParams_t *params, pcclComm_t **comm_out);
+PCCL_EXPORT pcclResult_t pcclGetAttribute(const pcclComm_t *comm, pcclAttribute_t attribute, int *value_out);
+PCCL_EXPORT pcclResult_t pcclDestroyCommunicator(pcclComm_t *comm);
+
+PCCL_EXPORT pcclResult_t pcclConnect(pcclComm_t *comm);
+PCCL_EXPORT pcclResult_t pcclUpdateTopology(pcclComm_t *comm);
+PCCL_EXPORT pcclResult_t pcclArePeersPending(const pcclComm_t *comm, bool *pending_out);
+PCCL_EXPORT pcclResult_t pcclOptimizeTopology(const pcclComm_t *comm);
+
+PCCL_EXPORT pcclResult_t pcclAllReduce(const void *sendbuf, void *recvbuf, const pcclReduceDescriptor_t *descriptor,
+                                       const pcclComm_t *comm, pcclReduceInfo_t *PCCL_NULLABLE info_out);
+PCCL_EXPORT pcclResult_t pcclAllReduceAsync(const void *sendbuf, void *recvbuf,
+                                            const pcclReduceDescriptor_t *descriptor, const pcclComm_t *comm,
+                                            pcclAsyncReduceOp_t *handle_out);
+PCCL_EXPORT pcclResult_t pcclAllReduceMultipleWithRetry(const pcclReduceOpDescriptor_t *descriptors, size_t count,
+                                                        const pcclComm_t *comm,
+                                                        pcclReduceInfo_t *PCCL_NULLABLE info_out, int max_in_flight);
+PCCL_EXPORT pcclResult_t pcclAwaitAsyncReduce(const pcclAsyncReduceOp_t *handle,
+                                              pcclReduceInfo_t *PCCL_NULLABLE info_out);
+
+PCCL_EXPORT pcclResult_t pcclSynchronizeSharedState(const pcclComm_t *comm, pcclSharedState_t *shared_state,
+                                                    pcclSharedStateSyncStrategy_t strategy,
+                                                    pcclSharedStateSyncInfo_t *PCCL_NULLABLE info_out);
+
+PCCL_EXPORT pcclResult_t pcclCreateMaster(ccoip_socket_address_t listen_address, pcclMasterInstance_t **master_out);
+PCCL_EXPORT pcclResult_t pcclRunMaster(pcclMasterInstance_t *master); /* returns at once */
+PCCL_EXPORT pcclResult_t pcclInterruptMaster(pcclMasterInstance_t *master);
+PCCL_EXPORT pcclResult_t pcclMasterAwaitTermination(pcclMasterInstance_t *master);
+PCCL_EXPORT pcclResult_t pcclDestroyMaster(pcclMasterInstance_t *master);
+
+/* ---------------------------------------------------------------------------------------------- Beyond PCCL 1.0 -- */
+
+/* What went wrong, where and why. Fields that do not apply are zero or empty. Texts are NUL-terminated UTF-8. */
+typedef struct pcclErrorRecord_t {
+    pcclResult_t code;
+    int32_t sys_errno;
+    uint64_t peer_id; /* the peer that is the cause; 0: none or this one */
+    char peer_address[64];
+    char phase[32]; /* the call or the phase of it: "connect", "all_reduce", "sync_shared_state", ... */
+    uint64_t epoch;
+    uint64_t tag, seq;
+    uint64_t bytes_done, bytes_total;
+    uint64_t last_heard_ms; /* age of the last sign of life of that peer */
+    char message[768];
+    char hint[256];
+} pcclErrorRecord_t;
+
+/* The SCREAMING_CASE name and a short text of a code; "UNKNOWN" for one that is not in the list. Never NULL. */
+PCCL_EXPORT const char *pcclGetResultName(pcclResult_t result);
+PCCL_EXPORT const char *pcclGetResultText(pcclResult_t result);
+
+/* The record of the last failure of a call on this thread; code pcclSuccess if there was none. */
+PCCL_EXPORT pcclResult_t pcclGetLastError(pcclErrorRecord_t *record_out);
+
+typedef enum pcclLogLevel_t {
+    pcclLogOff = 0,
+    pcclLogFatal = 1,
+    pcclLogError = 2,
+    pcclLogWarn = 3,
+    pcclLogInfo = 4,
+    pcclLogDebug = 5,
+    pcclLogTrace = 6
+} pcclLogLevel_t;
+
+/* Set the level, and where lines go (NULL: stderr). The callback is called from any thread, one line at a time. */
+typedef void (*pcclLogCallback_t)(void *user, pcclLogLevel_t level, const char *line);
+PCCL_EXPORT pcclResult_t pcclSetLog(pcclLogLevel_t level, pcclLogCallback_t callback, void *user);
+
+/* Zero-initialise, then set what differs from the default. Strings are copied. Times are milliseconds; 0: default. */
+typedef struct pcclCommOptions_t {
+    const char *master; /* "host:port", "1.2.3.4:port", "[::1]:port"; a missing port means 48148 */
+    uint32_t peer_group;
+    uint32_t connections; /* stripes per link */
+    const char *advertise; /* "host:port" or "host" at which other peers reach this one; NULL: found out */
+    const char *ifname; /* interface names as NCCL writes them: prefix, "=exact", "^exclude"; NULL: any */
+    uint16_t port_min, port_max; /* range to listen in; 0, 0: the system chooses */
+    const uint8_t *run_key; /* secret shared by all of the run; NULL: none */
+    size_t run_key_len;
+    uint32_t dead_timeout_ms; /* silence after which a peer or the master counts as dead; default 5000 */
+    uint32_t op_timeout_ms; /* how long a call may wait for a peer that is alive; default 1800000 */
+    uint32_t connect_timeout_ms; /* one attempt of connecting, up to registration with the master; default 5000 */
+    const char *congestion; /* TCP congestion control; NULL: the library's choice per link, "system": the system's */
+    bool observer; /* follow the shared state only */
+} pcclCommOptions_t;
+
+PCCL_EXPORT pcclResult_t pcclCreateCommunicatorWithOptions(const pcclCommOptions_t *options, pcclComm_t **comm_out);
+
+/*
+ * Requests: every joint call can be started, waited for in slices, and cancelled. A start that fails gives no request.
+ * pcclWaitRequest returns pcclInProgress when timeout_ms passed first; else the call's result, again and again, until
+ * the request is freed. Freeing one that is unfinished cancels it and waits until nobody touches the buffers.
+ */
+typedef struct pcclRequest_t pcclRequest_t;
+
+typedef struct pcclOutcome_t {
+    pcclReduceInfo_t reduce;
+    pcclSharedStateSyncInfo_t sync;
+    uint64_t revision; /* of the shared state after a synchronisation */
+    bool pending; /* answer of are_peers_pending */
+    pcclErrorRecord_t error;
+} pcclOutcome_t;
+
+PCCL_EXPORT pcclResult_t pcclStartConnect(pcclComm_t *comm, pcclRequest_t **request_out);
+PCCL_EXPORT pcclResult_t pcclStartUpdateTopology(pcclComm_t *comm, pcclRequest_t **request_out);
+PCCL_EXPORT pcclResult_t pcclStartArePeersPending(pcclComm_t *comm, pcclRequest_t **request_out);
+PCCL_EXPORT pcclResult_t pcclStartOptimizeTopology(pcclComm_t *comm, pcclRequest_t **request_out);
+PCCL_EXPORT pcclResult_t pcclStartAllReduce(pcclComm_t *comm, const void *sendbuf, void *recvbuf,
+                                            const pcclReduceDescriptor_t *descriptor, uint32_t timeout_ms,
+                                            pcclRequest_t **request_out);
+PCCL_EXPORT pcclResult_t pcclStartSynchronizeSharedState(pcclComm_t *comm, const pcclSharedState_t *shared_state,
+                                                         pcclSharedStateSyncStrategy_t strategy,
+                                                         pcclRequest_t **request_out);
+PCCL_EXPORT pcclResult_t pcclWaitRequest(pcclRequest_t *request, uint32_t timeout_ms,
+                                         pcclOutcome_t *PCCL_NULLABLE outcome_out);
+PCCL_EXPORT pcclResult_t pcclCancelRequest(pcclRequest_t *request);
+PCCL_EXPORT pcclResult_t pcclFreeRequest(pcclRequest_t *request);
+
+/* Fails every call of this communicator at once with pcclCancelled and leaves the run. Needs no other peer. */
+PCCL_EXPORT pcclResult_t pcclAbort(pcclComm_t *comm);
+
+typedef struct pcclMember_t {
+    uint64_t id; /* registration number: unique in a run, never used again */
+    uint32_t rank; /* index in its group, by id; UINT32_MAX for an observer */
+    uint32_t peer_group;
+    bool observer;
+    bool self;
+    char address[64];
+} pcclMember_t;
+
+/* Copies at most *count_inout members of the current epoch, and sets it to how many there are. */
+PCCL_EXPORT pcclResult_t pcclGetMembers(const pcclComm_t *comm, pcclMember_t *members_out, size_t *count_inout);
+
+typedef struct pcclStats_t {
+    uint64_t epoch;
+    uint64_t peer_id;
+    uint64_t ops_started, ops_committed, ops_aborted;
+    uint64_t tx_payload_bytes, rx_payload_bytes;
+    uint64_t tx_wire_bytes, rx_wire_bytes;
+    uint64_t frames_dropped; /* of older epochs or decided operations */
+    uint64_t links_lost;
+    uint64_t held_bytes; /* eager payload that waits for its call */
+    uint64_t pool_bytes; /* memory that the communicator keeps for reuse */
+    uint64_t last_committed_us; /* duration of the last committed operation */
+} pcclStats_t;
+
+PCCL_EXPORT pcclResult_t pcclGetStats(const pcclComm_t *comm, pcclStats_t *stats_out);
+
+typedef struct pcclMasterOptions_t {
+    const char *listen; /* "host:port"; port 0: the system chooses */
+    const uint8_t *run_key;
+    size_t run_key_len;
+    uint32_t dead_timeout_ms; /* default 5000 */
+    uint32_t join_timeout_ms; /* how long a newcomer may stay pending; default 1800000 */
+} pcclMasterOptions_t;
+
+PCCL_EXPORT pcclResult_t pcclCreateMasterWithOptions(const pcclMasterOptions_t *options,
+                                                     pcclMasterInstance_t **master_out);
+/* The port it listens on; known as soon as it was created. */
+PCCL_EXPORT pcclResult_t pcclGetMasterPort(const pcclMasterInstance_t *master, uint16_t *port_out);
+
+/* Asks a master for its state: members, epoch, operations in flight, who waits for whom. *json_out is freed with free().
+ */
+PCCL_EXPORT pcclResult_t pcclQueryStatus(const char *master, const uint8_t *run_key, size_t run_key_len,
+                                         uint32_t timeout_ms, char **json_out);
+
+/* The simulator: the production machines under a virtual clock and a seeded network. One schedule a call. */
+typedef struct pcclSimOptions_t {
+    uint64_t seed;
+    uint32_t peers_min, peers_max; /* 2 to 64 */
+    uint32_t ops; /* all-reduces a peer */
+    bool faults; /* false: delays only */
+    bool trace; /* keep a readable event log */
+} pcclSimOptions_t;
+
+typedef struct pcclSimReport_t {
+    bool ok;
+    uint32_t peers;
+    uint64_t events, ops_committed, ops_aborted, epochs, virtual_ns;
+    uint64_t trace_hash;
+    char verdict[512]; /* the law that broke, and where; empty if none */
+    char *log; /* with trace: freed with free() */
+} pcclSimReport_t;
+
+PCCL_EXPORT pcclResult_t pcclSimRun(const pcclSimOptions_t *options, pcclSimReport_t *report_out);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,52 @@
+/*
+ * K3: a call of the user, from post to completion. The poster owns the memory; the machine owns the content in between.
+ */
+#ifndef PC_CALL_H
+#define PC_CALL_H
+
+#include "base/list.h"
+#include "math/digest.h"
+#include "wire/message.h"
+
+/* One tensor of the shared state. name and data belong to the caller; digest and blocks are filled by prepare. */
+struct pc_tensor {
+    const char *name;
+    uint8_t *data;
+    uint64_t count, len_bytes;
+    pcclDataType_t dtype;
+    bool may_differ;
+    uint8_t digest[PC_DIGEST_BYTES];
+    uint8_t *blocks; /* 16 bytes for each block of 4 MiB */
+};
+
+struct pc_call {
+    struct pc_list node; /* the machine's */
+    enum pc_call_kind kind;
+    void *user; /* the poster's */
+    uint64_t timeout_ns; /* 0: the communicator's */
+    uint64_t posted_ns, deadline_ns;
+    uint64_t serial;
+    bool cancelled;
+    bool blocking; /* somebody waits for it now: only such calls count in the wait-for graph */
+
+    /* PC_CALL_ALL_REDUCE; send == recv: in place */
+    const void *send;
+    void *recv;
+    uint64_t tag;
+    struct pc_op_shape shape;
+
+    /* PC_CALL_SYNC_STATE */
+    struct pc_tensor *tensors;
+    uint32_t tensor_count;
+    uint64_t revision;
+    uint32_t strategy;
+
+    pcclOutcome_t outcome; /* outcome.error.code: the result */
+};
+
+/* Digests of all tensors: long work, done by the poster's thread. tensors[i].blocks is allocated here. */
+pc_status pc_call_prepare_sync(struct pc_call *call);
+/* Frees what prepare allocated. */
+void pc_call_fini_sync(struct pc_call *call);
+
+#endif

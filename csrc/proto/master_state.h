@@ -1,0 +1,212 @@
+/*
+ * K3, private to master*.c: the state of the master, and what its parts ask of each other.
+ *   master.c          life, events of the driver, timers
+ *   master_join.c     handshake, introductions, link reports, admission
+ *   master_epoch.c    removal, flush, fates, epochs
+ *   master_ops.c      verdicts of operations
+ *   master_calls.c    joint calls, shared-state synchronisation, wait-for graph
+ *   master_status.c   the report for `pccl status`
+ */
+#ifndef PC_MASTER_STATE_H
+#define PC_MASTER_STATE_H
+
+#include "math/auth.h"
+#include "proto/election.h"
+#include "proto/link.h"
+#include "proto/master.h"
+
+/* Named by what is expected next. */
+enum pc_peer_state {
+    PC_PEER_HELLO,
+    PC_PEER_AUTH, /* or a status request */
+    PC_PEER_STATUS, /* proved, only asks */
+    PC_PEER_DIAL_BACK,
+    PC_PEER_PENDING, /* registered: links, then admission */
+    PC_PEER_MEMBER,
+    PC_PEER_GONE /* removed, waits for the epoch that says so */
+};
+
+enum {
+    PC_UNPROVED_MAX = 64,
+    PC_UNPROVED_MAX_PER_IP = 4,
+    PC_STALLS_MAX = 64,
+    PC_ABORTED_MAX = 1024, /* aborted operations remembered, against DONEs under way */
+    PC_OP_BUCKETS = 256,
+    PC_CORROBORATE_MS = 250, /* a loss that only one side has seen */
+    PC_FLUSH_MS = 2000 /* to answer a FREEZE */
+};
+
+struct pc_peer {
+    struct pc_list node; /* in order of registration; unproved ones in a list of their own */
+    enum pc_peer_state state;
+    uint64_t id;
+    struct pc_stream *stream; /* NULL: the control connection is lost */
+    uint64_t lost_ns; /* when it was lost */
+    uint8_t client_nonce[16], nonce[16], incarnation[16];
+    uint8_t purpose;
+    uint32_t group, stripes;
+    bool observer, young; /* young: no operation committed since admission */
+    uint64_t pid;
+    char host[64], address_text[64], unreached[96];
+    struct pc_address addresses[PC_ADDRESSES_MAX];
+    uint32_t address_count;
+    uint64_t registered_ns, beat_ns;
+
+    uint8_t call; /* enum pc_call_kind */
+    uint64_t call_serial, call_ns;
+    uint8_t *offer_bytes; /* the message of a shared-state call, and decoded */
+    struct pc_arena offer_arena;
+    struct pc_msg_sync_offer offer;
+    bool standing; /* took part in the last successful synchronisation */
+    uint64_t sync_id; /* transfer that it has a part in */
+    bool sync_waited; /* its SYNC_READY is awaited */
+    uint64_t sync_source;
+
+    struct pc_stall stalls[PC_STALLS_MAX]; /* last report */
+    uint32_t stall_count;
+    uint64_t stall_ns;
+    struct pc_op_key *started;
+    size_t started_count, started_capacity;
+
+    bool freeze_waited; /* its STATE is awaited */
+    struct pc_op_state *flushed; /* its STATE */
+    size_t flushed_count, flushed_capacity;
+    pc_error why; /* of its removal */
+};
+
+struct pc_pair {
+    uint64_t low, high; /* ids; high dials */
+    uint32_t generation, failures;
+    uint8_t up, down; /* bit 0: low has reported, bit 1: high */
+    bool bad; /* not used any more: the plan goes round it */
+    bool renew; /* to be introduced again when the epoch is out */
+    uint64_t down_ns, failed_ns;
+    pc_error error;
+};
+
+struct pc_group {
+    struct pc_list node;
+    uint32_t number;
+    uint64_t epoch;
+    uint64_t *ring;
+    size_t ring_count, ring_capacity;
+    bool flushing; /* its members are frozen; a new epoch of the group follows */
+    uint64_t revision; /* expected next by a synchronisation; 0: none yet */
+    uint64_t sync_id; /* transfer in progress; 0: none */
+    uint64_t sync_revision;
+};
+
+struct pc_pending_op {
+    struct pc_list node;
+    struct pc_op_key key;
+    uint64_t fingerprint, first_ns;
+    uint64_t *done; /* ids */
+    size_t done_count, done_capacity;
+};
+
+struct pc_master {
+    struct pc_machine machine;
+    struct pc_master_config config;
+    uint8_t *run_key;
+    uint8_t secret[32]; /* link tokens are made from it */
+    struct pc_list peers, unproved, groups;
+    uint32_t unproved_count;
+    uint64_t next_id, next_sync_id;
+    struct pc_pair *pairs;
+    size_t pair_count, pair_capacity;
+    struct pc_tx_pool tx_pool;
+    struct pc_arena arena;
+
+    uint64_t epoch;
+    bool flushing;
+    uint64_t flush_ns;
+    bool flip_wanted; /* the next epoch is due as soon as nothing is awaited */
+    pc_error cause; /* of it */
+
+    struct pc_list ops[PC_OP_BUCKETS], spare_ops;
+    uint64_t op_count;
+    struct pc_op_key aborted[PC_ABORTED_MAX];
+    uint32_t aborted_at;
+    struct pc_verdict *commits; /* verdicts of this event, sent at its end */
+    size_t commit_count, commit_capacity;
+    uint64_t *commit_ids; /* scratch */
+
+    uint64_t tick_ns;
+    bool ending;
+};
+
+#define PC_EACH_PEER(master, peer)                                                                                     \
+    for (struct pc_list *peer##_node = (master)->peers.next, *peer##_next = peer##_node->next;                         \
+         peer##_node != &(master)->peers; peer##_node = peer##_next, peer##_next = peer##_node->next)                  \
+        for (struct pc_peer *peer = PC_LIST_ENTRY(peer##_node, struct pc_peer, node); peer != NULL; peer = NULL)
+
+extern const struct pc_stream_owner pc_master_stream_owner;
+
+/* master.c ------------------------------------------------------------------------------------------------------ */
+struct pc_peer *pc_master_find(struct pc_master *master, uint64_t id);
+void pc_master_tell(struct pc_master *master, struct pc_peer *peer, uint8_t type, const void *message);
+void pc_master_free_peer(struct pc_master *master, struct pc_peer *peer);
+/* Sends a refusal and closes; the peer was never a member. */
+void pc_master_refuse(struct pc_master *master, struct pc_peer *peer, const pc_error *error);
+bool pc_master_votes(const struct pc_peer *peer); /* a member that is not an observer */
+void pc_master_name_peer(const struct pc_peer *peer, char *out, size_t out_bytes);
+
+/* master_join.c ------------------------------------------------------------------------------------------------- */
+pc_status pc_master_handshake(struct pc_master *master, struct pc_peer *peer, uint8_t type, struct pc_cursor meta,
+                              uint64_t now_ns);
+struct pc_pair *pc_master_pair(struct pc_master *master, uint64_t a, uint64_t b, bool create);
+void pc_master_introduce(struct pc_master *master, struct pc_pair *pair);
+void pc_master_forget_pairs(struct pc_master *master, uint64_t id);
+void pc_master_link_up(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_link_up *up);
+void pc_master_link_down(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_link_down *down,
+                         uint64_t now_ns);
+/* Acts on a loss that both ends, or the clock, have confirmed. */
+void pc_master_pair_failed(struct pc_master *master, struct pc_pair *pair, uint64_t now_ns);
+bool pc_master_anyone_admissible(struct pc_master *master);
+/* Makes members of those that have every link of the list they join; true if there were any. */
+bool pc_master_admit(struct pc_master *master);
+void pc_master_join_tick(struct pc_master *master, uint64_t now_ns);
+
+/* master_epoch.c ------------------------------------------------------------------------------------------------ */
+struct pc_group *pc_master_group(struct pc_master *master, uint32_t number, bool create);
+/* peer is no member from now on. evict: tell it why, in case that it lives. */
+void pc_master_remove(struct pc_master *master, struct pc_peer *peer, const pc_error *why, bool evict,
+                      uint64_t now_ns);
+/* Freezes a group; the epoch follows when all of it have answered. */
+void pc_master_freeze(struct pc_master *master, struct pc_group *group, uint64_t now_ns);
+void pc_master_state(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_state *state);
+/* Commits the epoch that is wanted, if nothing is awaited. topology: it answers update_topology. */
+void pc_master_try_flip(struct pc_master *master);
+void pc_master_flip(struct pc_master *master, bool topology);
+void pc_master_flush_tick(struct pc_master *master, uint64_t now_ns);
+
+/* master_ops.c -------------------------------------------------------------------------------------------------- */
+void pc_master_done(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_done *done, uint64_t now_ns);
+void pc_master_op_fail(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_op_fail *fail);
+void pc_master_abort_op(struct pc_master *master, const struct pc_op_key *key, const pc_error *error);
+/* The verdict on an operation of a flushed group. */
+bool pc_master_fate(struct pc_master *master, const struct pc_op_key *key);
+void pc_master_forget_ops(struct pc_master *master, const struct pc_group *group);
+void pc_master_send_commits(struct pc_master *master);
+void pc_master_ops_fini(struct pc_master *master);
+
+/* master_calls.c ------------------------------------------------------------------------------------------------ */
+void pc_master_call(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_call *call, uint64_t now_ns);
+void pc_master_call_cancel(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_call_cancel *cancel);
+pc_status pc_master_sync_offer(struct pc_master *master, struct pc_peer *peer, const struct pc_frame *frame,
+                               struct pc_cursor meta, uint64_t now_ns);
+void pc_master_sync_ready(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_sync_ready *ready);
+/* A transfer of the group cannot go on. */
+void pc_master_sync_fail(struct pc_master *master, struct pc_group *group, const pc_error *error);
+/* peer is leaving: what that means for a transfer. */
+void pc_master_sync_lose(struct pc_master *master, const struct pc_peer *peer, const pc_error *error);
+void pc_master_answer(struct pc_master *master, struct pc_peer *peer, uint64_t value, const pc_error *error);
+/* Runs every joint call for which all have come, and fails those that can never match. */
+void pc_master_evaluate(struct pc_master *master, uint64_t now_ns);
+void pc_master_stalled(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_stalled *stalled,
+                       uint64_t now_ns);
+
+/* master_status.c ----------------------------------------------------------------------------------------------- */
+void pc_master_status(struct pc_master *master, struct pc_peer *peer, uint64_t now_ns);
+
+#endif

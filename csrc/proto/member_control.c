@@ -1,0 +1,302 @@
+/*
+ * The conversation with the master: handshake, introductions, epochs, results of calls. What may come in which phase is
+ * checked in one place (expected()); anything else is a protocol error and costs the connection.
+ */
+#include "base/checked.h"
+#include "base/log.h"
+#include "proto/member_state.h"
+
+#include <stdio.h>
+#include <string.h>
+
+void pc_member_tell_master(struct pc_member *member, uint8_t type, const void *message) {
+    if (member->control == NULL || member->control->closing) return;
+    struct pc_tx *tx = pc_tx_create(&member->tx_pool, PC_FRAME_MAGIC, type, message, NULL, 0, false);
+    if (tx == NULL) {
+        pc_error error = {0};
+        pc_error_set(&error, pcclNoMemory, "no memory for a message to the master");
+        pc_member_lose(member, &error, false);
+        return;
+    }
+    pc_list_append(&member->control->queue, &tx->node);
+    pc_stream_wake(member->control, &member->machine.actions);
+}
+
+/* Handshake ----------------------------------------------------------------------------------------------------- */
+
+void pc_member_say_hello(struct pc_member *member) {
+    member->config.random.fill(member->config.random.state, member->nonce, sizeof member->nonce);
+    struct pc_msg_hello hello = {
+        .version_min = PC_PROTOCOL_VERSION,
+        .version_max = PC_PROTOCOL_VERSION,
+        .purpose = PC_PURPOSE_PEER,
+        .build = pc_text_of("pccl"),
+    };
+    memcpy(hello.nonce, member->nonce, sizeof hello.nonce);
+    pc_member_tell_master(member, PC_MSG_HELLO, &hello);
+}
+
+static pc_status on_challenge(struct pc_member *member, const struct pc_msg_challenge *challenge) {
+    pc_error *error = &member->control->error;
+    if (challenge->version != PC_PROTOCOL_VERSION) {
+        return pc_error_set(error, pcclRefused, "the master speaks protocol version %u, this peer %u",
+                            challenge->version, PC_PROTOCOL_VERSION);
+    }
+    const bool keyed = member->config.run_key_len > 0;
+    if (keyed != (challenge->keyed != 0)) {
+        pc_error_hint(error, "give the master and all peers the same file in PCCL_RUN_KEY_FILE, or none of them one");
+        return pc_error_set(error, pcclRefused, keyed ? "this peer has a run key, but the master has none"
+                                                      : "the master wants a run key, and this peer has none");
+    }
+    const struct pc_auth_part parts[2] = {{member->nonce, 16}, {challenge->nonce, 16}};
+    uint8_t proof[PC_PROOF_BYTES];
+    (void)pc_auth_proof(member->run_key, member->config.run_key_len, "pccl master 1", parts, 2, proof);
+    if (!pc_auth_equal(proof, challenge->proof)) {
+        pc_error_hint(error, "compare the files that PCCL_RUN_KEY_FILE names on both ends");
+        return pc_error_set(error, pcclRefused, "the master's run key is not this peer's");
+    }
+    struct pc_msg_auth auth = {
+        .group = member->config.group,
+        .stripes = member->config.stripes,
+        .observer = member->config.observer,
+        .pid = member->config.pid,
+        .host = pc_text_of(member->config.host),
+        .addresses = {member->addresses, member->address_count},
+    };
+    memcpy(auth.incarnation, member->incarnation, sizeof auth.incarnation);
+    (void)pc_auth_proof(member->run_key, member->config.run_key_len, "pccl peer 1", parts, 2, auth.proof);
+    member->phase = PC_MEMBER_WELCOME;
+    pc_member_tell_master(member, PC_MSG_AUTH, &auth);
+    return pcclSuccess;
+}
+
+static void on_welcome(struct pc_member *member, const struct pc_msg_welcome *welcome, uint64_t now_ns) {
+    member->id = welcome->id;
+    memcpy(member->run, welcome->run, sizeof member->run);
+    member->epoch.incarnation = welcome->incarnation;
+    member->control->meta_max = PC_META_MAX_CONTROL;
+    if (welcome->heartbeat_ms > 0) member->heartbeat_ns = welcome->heartbeat_ms * PC_NS_PER_MS;
+    member->control_beat_ns = now_ns;
+    member->phase = PC_MEMBER_JOINING;
+    PC_LOG(pcclLogInfo, "%s: registered as peer %llu", member->machine.name, (unsigned long long)member->id);
+}
+
+/* Refused before admission or evicted after it: the record says why, and it is the last message. */
+static pc_status on_refusal(struct pc_member *member, const struct pc_msg_refuse *refuse, pc_status fallback) {
+    pc_error_from_wire(&refuse->error, &member->control->error);
+    if (member->control->error.code == pcclSuccess) member->control->error.code = fallback;
+    return member->control->error.code;
+}
+
+/* Epochs -------------------------------------------------------------------------------------------------------- */
+
+static bool is_member_id(const struct pc_msg_epoch *message, uint64_t id) {
+    const struct pc_member_record *records = message->members.items;
+    for (uint32_t i = 0; i < message->members.count; i++) {
+        if (records[i].id == id) return true;
+    }
+    return false;
+}
+
+static void drop_removed_links(struct pc_member *member, const struct pc_msg_epoch *message) {
+    for (size_t i = 0; i < member->epoch.member_count; i++) {
+        const uint64_t id = member->epoch.members[i].id;
+        if (is_member_id(message, id)) continue;
+        struct pc_link *link = pc_member_link(member, id);
+        if (link != NULL) pc_member_link_drop(member, link);
+    }
+}
+
+static pc_status copy_members(struct pc_member *member, const struct pc_msg_epoch *message) {
+    struct pc_member_epoch *epoch = &member->epoch;
+    void *items = epoch->members;
+    if (!pc_grow(&items, &epoch->member_capacity, message->members.count, sizeof *epoch->members)) return pcclNoMemory;
+    epoch->members = items;
+    if (message->members.count > 0) {
+        memcpy(epoch->members, message->members.items, message->members.count * sizeof *epoch->members);
+    }
+    epoch->member_count = message->members.count;
+    return pcclSuccess;
+}
+
+static pc_status copy_group(struct pc_member *member, const struct pc_msg_epoch *message, bool *changed) {
+    struct pc_member_epoch *epoch = &member->epoch;
+    const struct pc_group_record *groups = message->groups.items, *own = NULL;
+    for (uint32_t i = 0; i < message->groups.count; i++) {
+        if (groups[i].group == member->config.group) own = &groups[i];
+    }
+    *changed = false;
+    if (own == NULL) return member->config.observer ? pcclSuccess : pcclProtocolError;
+    const struct pc_id_item *ring = own->ring.items;
+    void *items = epoch->ring;
+    if (!pc_grow(&items, &epoch->ring_capacity, own->ring.count, sizeof *epoch->ring)) return pcclNoMemory;
+    epoch->ring = items;
+    epoch->ring_count = own->ring.count;
+    epoch->position = UINT32_MAX;
+    for (uint32_t i = 0; i < own->ring.count; i++) {
+        epoch->ring[i] = ring[i].id;
+        if (ring[i].id == member->id) epoch->position = i;
+    }
+    *changed = own->epoch != epoch->group_epoch;
+    epoch->group_epoch = own->epoch;
+    return pcclSuccess;
+}
+
+static void finish_admission(struct pc_member *member, const struct pc_msg_epoch *message) {
+    if (member->phase == PC_MEMBER_JOINING) member->phase = PC_MEMBER_MEMBER;
+    for (struct pc_list *node = member->calls.next, *next; node != &member->calls; node = next) {
+        next = node->next;
+        struct pc_call *call = PC_LIST_ENTRY(node, struct pc_call, node);
+        const bool answered = call->serial != 0 && call->serial == message->topology_serial;
+        if (call->kind == PC_CALL_CONNECT || answered) pc_member_complete(member, call, NULL);
+    }
+}
+
+static pc_status on_epoch(struct pc_member *member, const struct pc_msg_epoch *message, uint64_t now_ns) {
+    if (message->incarnation != member->epoch.incarnation || message->number <= member->epoch.number ||
+        !is_member_id(message, member->id)) {
+        return pcclProtocolError;
+    }
+    pc_error cause;
+    pc_error_from_wire(&message->cause, &cause);
+    const struct pc_verdict *fates = message->fates.items;
+    for (uint32_t i = 0; i < message->fates.count; i++) pc_member_verdict(member, &fates[i], &cause, now_ns);
+    drop_removed_links(member, message);
+    PC_TRY(copy_members(member, message));
+    bool changed = false;
+    PC_TRY(copy_group(member, message, &changed));
+    member->epoch.number = message->number;
+    PC_LOG(pcclLogInfo, "%s: epoch %llu, %u members", member->machine.name, (unsigned long long)message->number,
+           message->members.count);
+    if (changed) pc_member_ops_flip(member, now_ns);
+    finish_admission(member, message);
+    member->frozen = false;
+    pc_member_start_queued(member, now_ns);
+    return pcclSuccess;
+}
+
+/* Results ------------------------------------------------------------------------------------------------------- */
+
+static struct pc_call *find_call(const struct pc_member *member, uint64_t serial) {
+    for (struct pc_list *node = member->calls.next; node != &member->calls; node = node->next) {
+        struct pc_call *call = PC_LIST_ENTRY(node, struct pc_call, node);
+        if (call->serial == serial && serial != 0) return call;
+    }
+    return NULL;
+}
+
+static void on_call_result(struct pc_member *member, const struct pc_msg_call_result *result, uint64_t now_ns) {
+    struct pc_call *call = find_call(member, result->serial);
+    if (call == NULL) return;
+    pc_error error;
+    pc_error_from_wire(&result->error, &error);
+    /* A cancelled call keeps the record that says why; the master only confirms that nothing more will come. */
+    if (error.code != pcclSuccess && call->outcome.error.code != pcclSuccess) error = call->outcome.error;
+    if (call->kind == PC_CALL_SYNC_STATE) pc_member_sync_end(member, error.code == pcclSuccess);
+    if (error.code == pcclSuccess) {
+        if (call->kind == PC_CALL_PEERS_PENDING) call->outcome.pending = result->value != 0;
+        if (call->kind == PC_CALL_SYNC_STATE) call->outcome.revision = result->value;
+        pc_member_complete(member, call, NULL);
+    } else {
+        pc_member_complete(member, call, &error);
+    }
+    pc_member_start_queued(member, now_ns);
+}
+
+static void on_verdicts(struct pc_member *member, const struct pc_msg_verdict *message, uint64_t now_ns) {
+    pc_error error;
+    pc_error_from_wire(&message->error, &error);
+    const struct pc_verdict *verdicts = message->ops.items;
+    for (uint32_t i = 0; i < message->ops.count; i++) pc_member_verdict(member, &verdicts[i], &error, now_ns);
+}
+
+/* Dispatch ------------------------------------------------------------------------------------------------------ */
+
+static bool expected(const struct pc_member *member, uint8_t type) {
+    switch (type) {
+    case PC_MSG_REFUSE: return member->phase != PC_MEMBER_MEMBER;
+    case PC_MSG_CHALLENGE: return member->phase == PC_MEMBER_CHALLENGE;
+    case PC_MSG_WELCOME: return member->phase == PC_MEMBER_WELCOME;
+    case PC_MSG_PEERS:
+    case PC_MSG_EPOCH:
+    case PC_MSG_EVICT: return member->phase == PC_MEMBER_JOINING || member->phase == PC_MEMBER_MEMBER;
+    case PC_MSG_CALL_RESULT:
+    case PC_MSG_VERDICT:
+    case PC_MSG_FREEZE:
+    case PC_MSG_SYNC_PLAN: return member->phase == PC_MEMBER_MEMBER;
+    default: return false;
+    }
+}
+
+union control_message {
+    struct pc_msg_refuse refuse;
+    struct pc_msg_challenge challenge;
+    struct pc_msg_welcome welcome;
+    struct pc_msg_peers peers;
+    struct pc_msg_epoch epoch;
+    struct pc_msg_call_result result;
+    struct pc_msg_verdict verdict;
+    struct pc_msg_freeze freeze;
+    struct pc_msg_sync_plan plan;
+    uint8_t room[PC_MESSAGE_STRUCT_MAX];
+};
+
+static pc_status handle(struct pc_member *member, uint8_t type, const union control_message *message,
+                        uint64_t now_ns) {
+    switch (type) {
+    case PC_MSG_REFUSE: return on_refusal(member, &message->refuse, pcclRefused);
+    case PC_MSG_EVICT: return on_refusal(member, &message->refuse, pcclEvicted);
+    case PC_MSG_CHALLENGE: return on_challenge(member, &message->challenge);
+    case PC_MSG_WELCOME: on_welcome(member, &message->welcome, now_ns); return pcclSuccess;
+    case PC_MSG_PEERS: {
+        const struct pc_peer_intro *peers = message->peers.peers.items;
+        for (uint32_t i = 0; i < message->peers.peers.count; i++) pc_member_introduce(member, &peers[i], now_ns);
+        return pcclSuccess;
+    }
+    case PC_MSG_EPOCH: return on_epoch(member, &message->epoch, now_ns);
+    case PC_MSG_CALL_RESULT: on_call_result(member, &message->result, now_ns); return pcclSuccess;
+    case PC_MSG_VERDICT: on_verdicts(member, &message->verdict, now_ns); return pcclSuccess;
+    case PC_MSG_FREEZE:
+        member->frozen = true;
+        pc_member_report_state(member, message->freeze.epoch);
+        return pcclSuccess;
+    case PC_MSG_SYNC_PLAN: return pc_member_sync_plan(member, &message->plan);
+    default: return pcclProtocolError;
+    }
+}
+
+pc_status pc_member_control_frame(struct pc_member *member, const struct pc_frame *frame, struct pc_cursor meta,
+                                  uint64_t now_ns) {
+    const struct pc_message_info *info = pc_message_info(frame->type);
+    if (!expected(member, frame->type)) {
+        return pc_error_set(&member->control->error, pcclProtocolError, "the master sent %s when that is not expected",
+                            info->schema->name);
+    }
+    PC_LOG(pcclLogTrace, "%s: from master: %s", member->machine.name, info->schema->name);
+    union control_message message;
+    PC_TRY(pc_schema_decode(info->schema, meta, &member->arena, &message));
+    return handle(member, frame->type, &message, now_ns);
+}
+
+/* Timers -------------------------------------------------------------------------------------------------------- */
+
+void pc_member_control_tick(struct pc_member *member, uint64_t now_ns) {
+    struct pc_stream *control = member->control;
+    const uint64_t silent_ns = now_ns - control->heard_ns;
+    const bool admitted = member->phase >= PC_MEMBER_JOINING;
+    const bool late = admitted ? silent_ns > member->dead_timeout_ns
+                               : now_ns - control->opened_ns > member->config.handshake_timeout_ns;
+    if (late) {
+        pc_error error = {.last_heard_ms = silent_ns / PC_NS_PER_MS};
+        pc_address_format(&control->remote, error.peer_address, sizeof error.peer_address);
+        pc_error_set(&error, pcclMasterConnectionFailed, "the master at %s has been silent for %llu ms",
+                     error.peer_address, (unsigned long long)error.last_heard_ms);
+        pc_error_hint(&error, "check the master's process and the network to it; connect again to join as a newcomer");
+        pc_member_lose(member, &error, false);
+        return;
+    }
+    if (admitted && now_ns >= member->control_beat_ns) {
+        member->control_beat_ns = now_ns + member->heartbeat_ns;
+        pc_member_tell_master(member, PC_MSG_HEARTBEAT, &(struct pc_msg_empty){0});
+    }
+}

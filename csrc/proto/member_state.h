@@ -1,0 +1,182 @@
+/*
+ * K3, private to member*.c: the state of a member, and what its parts ask of each other.
+ *   member.c          life, events of the driver, calls, timers
+ *   member_control.c  conversation with the master: admission, epochs, verdicts
+ *   member_links.c    links to other peers
+ *   member_ops.c      operations: identity, credit, verdict, undo
+ *   member_sync.c     transfer of shared state
+ */
+#ifndef PC_MEMBER_STATE_H
+#define PC_MEMBER_STATE_H
+
+#include "proto/link.h"
+#include "proto/member.h"
+#include "proto/ring.h"
+
+/* Named by what is expected next. Any failure before MEMBER leads to IDLE, after it to LOST; CONNECT starts anew. */
+enum pc_member_phase {
+    PC_MEMBER_IDLE, /* a CONNECT call */
+    PC_MEMBER_DIALING, /* the connection to the master */
+    PC_MEMBER_CHALLENGE,
+    PC_MEMBER_WELCOME,
+    PC_MEMBER_JOINING, /* the epoch that admits */
+    PC_MEMBER_MEMBER, /* calls */
+    PC_MEMBER_LOST /* out of the run: nothing but CONNECT */
+};
+
+enum pc_member_role { PC_ROLE_CONTROL = 1, PC_ROLE_INBOUND, PC_ROLE_STRIPE };
+
+enum {
+    PC_INBOUND_MAX = 64, /* unproved connections; beyond, the oldest goes */
+    PC_OPS_MAX = 4096, /* posted here, or held for others, at a time */
+    PC_TAGS_MAX = 1 << 20, /* distinct tags within an epoch */
+    PC_TAG_BUCKETS = 256,
+    PC_HELD_LINK_BYTES = 8 * PC_EAGER_LINK_BYTES,
+    PC_SYNC_WINDOW = 4 /* blocks asked for and not arrived */
+};
+
+struct pc_member_epoch {
+    uint64_t number, incarnation;
+    uint64_t group_epoch; /* identity of this group's operations */
+    struct pc_member_record *members;
+    size_t member_count, member_capacity;
+    uint64_t *ring; /* ids in ring order */
+    size_t ring_count, ring_capacity;
+    uint32_t position; /* in the ring; UINT32_MAX: not in it */
+};
+
+/* State of the transfer part of a shared-state call. */
+struct pc_member_sync {
+    uint64_t id; /* 0: none */
+    struct pc_call *call;
+    enum pc_sync_role role;
+    uint64_t source;
+    struct pc_array keys, digests; /* copies of the plan's */
+    struct pc_arena arena;
+    uint32_t key_at; /* index into keys whose digests are expected, or blocks asked for */
+    uint8_t *source_blocks; /* digests of the blocks of that tensor, as the source has them */
+    uint32_t block_at, blocks_out;
+    struct pc_list staged; /* verified or arriving blocks */
+    bool verified;
+    uint64_t tx_bytes, rx_bytes;
+    uint64_t revision;
+};
+
+/* A receiver can hear from the master sooner than its source: its first request waits for the source's plan. */
+struct pc_early_want {
+    uint64_t peer;
+    struct pc_msg_state_ref ref;
+};
+
+struct pc_member {
+    struct pc_machine machine;
+    struct pc_member_config config;
+    uint8_t *run_key;
+    enum pc_member_phase phase;
+    pc_error lost; /* why the run was left */
+    struct pc_address addresses[PC_ADDRESSES_MAX];
+    uint32_t address_count;
+    uint8_t incarnation[16], nonce[16];
+    uint64_t id;
+    uint8_t run[16];
+    uint64_t dead_timeout_ns, heartbeat_ns;
+
+    struct pc_stream *control;
+    uint64_t control_beat_ns;
+    struct pc_list inbound; /* streams without a proved hello */
+    uint32_t inbound_count;
+    struct pc_list links;
+    struct pc_tx_pool tx_pool;
+    struct pc_pool pool;
+    struct pc_arena arena; /* of the message in hand */
+
+    struct pc_member_epoch epoch;
+    bool frozen;
+    bool topology_call; /* update_topology is out: new operations wait for its end */
+
+    struct pc_list calls; /* joint calls and CONNECT */
+    struct pc_list queued; /* all-reduces that wait until nothing is frozen */
+    uint64_t next_serial;
+    struct pc_list tags[PC_TAG_BUCKETS];
+    uint32_t tag_count, op_count, posted_count;
+    struct pc_list spare_ops;
+    struct pc_done *done; /* to be sent at the end of this event */
+    size_t done_count, done_capacity;
+    struct pc_member_sync sync;
+    struct pc_early_want *early_wants;
+    size_t early_count, early_capacity;
+
+    uint64_t tick_ns; /* deadline as last told; tells how late a tick is */
+    uint64_t stall_ns; /* next report of blocked calls */
+    bool stalled; /* the master believes that this peer is blocked */
+    pcclStats_t stats;
+};
+
+/* Whom a machine pointer of a stream belongs to. */
+extern const struct pc_stream_owner pc_member_stream_owner;
+
+/* member.c ------------------------------------------------------------------------------------------------------ */
+struct pc_stream *pc_member_stream(struct pc_member *member, enum pc_member_role role, uint64_t now_ns);
+void pc_member_complete(struct pc_member *member, struct pc_call *call, const pc_error *error);
+/* Ends all of the run for this peer: calls fail with error, connections close. */
+void pc_member_lose(struct pc_member *member, const pc_error *error, bool flush_control);
+/* Reports a defect of the other end on stream: it is closed; what that means follows from its role. */
+void pc_member_break(struct pc_member *member, struct pc_stream *stream, const pc_error *error, uint64_t now_ns);
+const struct pc_member_record *pc_member_find(const struct pc_member *member, uint64_t id);
+
+/* member_control.c ---------------------------------------------------------------------------------------------- */
+void pc_member_tell_master(struct pc_member *member, uint8_t type, const void *message);
+void pc_member_say_hello(struct pc_member *member);
+pc_status pc_member_control_frame(struct pc_member *member, const struct pc_frame *frame, struct pc_cursor meta,
+                                  uint64_t now_ns);
+void pc_member_control_tick(struct pc_member *member, uint64_t now_ns);
+
+/* member_links.c ------------------------------------------------------------------------------------------------ */
+void pc_member_introduce(struct pc_member *member, const struct pc_peer_intro *intro, uint64_t now_ns);
+struct pc_link *pc_member_link(const struct pc_member *member, uint64_t peer);
+void pc_member_stripe_opened(struct pc_member *member, struct pc_stream *stream, bool loopback, uint64_t now_ns);
+/* The link loses a stripe, and with it everything. Reports it to the master. */
+void pc_member_link_lost(struct pc_member *member, struct pc_link *link, const pc_error *error, uint64_t now_ns);
+/* Closes the link and forgets it: the peer has left. */
+void pc_member_link_drop(struct pc_member *member, struct pc_link *link);
+pc_status pc_member_link_frame(struct pc_member *member, struct pc_stream *stream, const struct pc_frame *frame,
+                               struct pc_cursor meta, uint64_t now_ns);
+void pc_member_links_tick(struct pc_member *member, uint64_t now_ns);
+uint64_t pc_member_links_deadline(const struct pc_member *member);
+
+/* member_ops.c -------------------------------------------------------------------------------------------------- */
+struct pc_op;
+void pc_member_post_reduce(struct pc_member *member, struct pc_call *call, uint64_t now_ns);
+void pc_member_start_queued(struct pc_member *member, uint64_t now_ns);
+pc_status pc_member_data(struct pc_member *member, struct pc_stream *stream, const struct pc_msg_data *data,
+                         uint32_t bulk_len, uint64_t now_ns);
+pc_status pc_member_data_arrived(struct pc_member *member, struct pc_stream *stream, uint64_t now_ns);
+pc_status pc_member_ready(struct pc_member *member, struct pc_link *link, const struct pc_msg_ready *ready,
+                          uint64_t now_ns);
+void pc_member_data_sent(struct pc_member *member, struct pc_tx *tx, uint64_t now_ns);
+/* A verdict of the master. error says why, for an abort. */
+void pc_member_verdict(struct pc_member *member, const struct pc_verdict *verdict, const pc_error *error,
+                       uint64_t now_ns);
+/* Ends all operations with error: the run is lost for this peer. */
+void pc_member_ops_lose(struct pc_member *member, const pc_error *error);
+/* After a flip that changed this group: what is left of older epochs goes, seqs start again. */
+void pc_member_ops_flip(struct pc_member *member, uint64_t now_ns);
+/* link goes: what came over it for calls that were not made yet goes with it. */
+void pc_member_ops_unhold(struct pc_member *member, const struct pc_link *link);
+void pc_member_ops_tick(struct pc_member *member, uint64_t now_ns);
+void pc_member_flush_done(struct pc_member *member);
+void pc_member_report_state(struct pc_member *member, uint64_t epoch);
+void pc_member_report_stalls(struct pc_member *member, uint64_t now_ns);
+void pc_member_cancel_reduce(struct pc_member *member, struct pc_call *call, pc_status code, const char *why);
+void pc_member_ops_fini(struct pc_member *member);
+
+/* member_sync.c ------------------------------------------------------------------------------------------------- */
+void pc_member_sync_offer(struct pc_member *member, struct pc_call *call);
+pc_status pc_member_sync_plan(struct pc_member *member, const struct pc_msg_sync_plan *plan);
+pc_status pc_member_sync_frame(struct pc_member *member, struct pc_stream *stream, const struct pc_frame *frame,
+                               const struct pc_msg_state_ref *ref);
+pc_status pc_member_sync_arrived(struct pc_member *member, struct pc_stream *stream);
+/* The verdict on the call: apply what is staged, or drop it. */
+void pc_member_sync_end(struct pc_member *member, bool commit);
+
+#endif

@@ -1,0 +1,69 @@
+/* Reuse of segments and large buffers. Belongs to one machine, so it needs no lock. */
+#include "proto/pool.h"
+
+#include "base/checked.h"
+#include "plan/ring_plan.h"
+
+#include <stdlib.h>
+
+uint8_t *pc_pool_take_segment(struct pc_pool *pool) {
+    if (pool->idle_count > 0) return pool->idle_segments[--pool->idle_count];
+    if (pool->segment_count == PC_POOL_SEGMENTS_MAX) return NULL;
+    uint8_t *segment = malloc(PC_SEGMENT_MAX_BYTES);
+    if (segment == NULL) return NULL;
+    pool->segment_count++;
+    pool->kept_bytes += PC_SEGMENT_MAX_BYTES;
+    return segment;
+}
+
+void pc_pool_give_segment(struct pc_pool *pool, uint8_t *segment) {
+    pool->idle_segments[pool->idle_count++] = segment;
+}
+
+/* Eighths of a power of two: sizes that differ a little share a buffer, and at most an eighth is wasted. */
+static size_t rounded(size_t len_bytes) {
+    size_t step = 4096;
+    while (step * 8 < len_bytes && step < SIZE_MAX / 16) step *= 2;
+    size_t padded = 0;
+    if (pc_add_overflows(len_bytes, step - 1, &padded)) return len_bytes;
+    return padded / step * step;
+}
+
+uint8_t *pc_pool_take_buffer(struct pc_pool *pool, size_t len_bytes, size_t *capacity) {
+    const size_t want = rounded(len_bytes == 0 ? 1 : len_bytes);
+    for (int i = 0; i < PC_POOL_BUFFERS_MAX; i++) {
+        if (pool->buffers[i].data == NULL || pool->buffers[i].capacity != want) continue;
+        uint8_t *data = pool->buffers[i].data;
+        pool->buffers[i].data = NULL;
+        pool->kept_bytes -= want;
+        *capacity = want;
+        return data;
+    }
+    *capacity = want;
+    return malloc(want);
+}
+
+void pc_pool_give_buffer(struct pc_pool *pool, uint8_t *buffer, size_t capacity) {
+    if (buffer == NULL) return;
+    int smallest = 0;
+    for (int i = 0; i < PC_POOL_BUFFERS_MAX; i++) {
+        if (pool->buffers[i].data == NULL) {
+            smallest = i;
+            break;
+        }
+        if (pool->buffers[i].capacity < pool->buffers[smallest].capacity) smallest = i;
+    }
+    if (pool->buffers[smallest].data != NULL) {
+        pool->kept_bytes -= pool->buffers[smallest].capacity;
+        free(pool->buffers[smallest].data);
+    }
+    pool->buffers[smallest].data = buffer;
+    pool->buffers[smallest].capacity = capacity;
+    pool->kept_bytes += capacity;
+}
+
+void pc_pool_fini(struct pc_pool *pool) {
+    for (uint32_t i = 0; i < pool->idle_count; i++) free(pool->idle_segments[i]);
+    for (int i = 0; i < PC_POOL_BUFFERS_MAX; i++) free(pool->buffers[i].data);
+    *pool = (struct pc_pool){0};
+}

@@ -1,0 +1,128 @@
+/*
+ * K3: one TCP connection seen as bytes. A stream cuts what arrives into frames and lines up what is to be sent; it does
+ * no I/O. A driver asks where the next bytes go (rx_spans) or come from (tx_spans), moves them between kernel and that
+ * memory in one call, and tells the machine how many it moved. Bulk parts go straight to and from the owner's buffers.
+ *
+ * Owner: a machine, which creates streams and gives them up with a PC_ACTION_CLOSE; the driver then calls destroy.
+ */
+#ifndef PC_STREAM_H
+#define PC_STREAM_H
+
+#include "base/list.h"
+#include "wire/frame.h"
+#include "wire/message.h"
+
+/* Memory for the driver to fill or to send; laid out like struct iovec. */
+struct pc_span {
+    void *data;
+    size_t len_bytes;
+};
+
+enum { PC_RX_SPANS_MAX = 2, PC_TX_SPANS_MAX = 32 };
+
+/* A frame to be sent: header and meta encoded, bulk by reference. Recycled by its pool, with the memory of head. */
+struct pc_tx {
+    struct pc_list node;
+    struct pc_writer head;
+    const uint8_t *bulk;
+    uint32_t bulk_len;
+    uint8_t *copy; /* bulk moved here because its owner needs the original back; freed when sent */
+    void *owner; /* told when the frame has left, unless NULL */
+    uint32_t round, segment; /* for the owner */
+};
+
+struct pc_tx_pool {
+    struct pc_list idle;
+};
+
+void pc_tx_pool_init(struct pc_tx_pool *pool);
+void pc_tx_pool_fini(struct pc_tx_pool *pool);
+/* A frame of message type with meta encoded from message by the type's schema; NULL: no memory. */
+struct pc_tx *pc_tx_create(struct pc_tx_pool *pool, uint32_t cookie, uint8_t type, const void *message,
+                           const void *bulk, uint32_t bulk_len, bool bulk_digest);
+void pc_tx_recycle(struct pc_tx_pool *pool, struct pc_tx *tx);
+
+struct pc_stream;
+
+/* Where a bulk part goes, and whom it is for. A NULL data discards it. */
+struct pc_sink {
+    uint8_t *data;
+    void *owner; /* see pc_stream_forget */
+    void *item; /* the machine's */
+    uint32_t round, segment; /* the machine's */
+};
+
+/* How a stream tells its machine. Called only from within pc_stream_received and pc_stream_sent. */
+struct pc_stream_owner {
+    /*
+     * A header with an intact meta part. If the frame has a bulk part, the owner sets stream->sink; left zero, it is
+     * discarded. A status other than success breaks the stream: nothing more is read from it.
+     */
+    pc_status (*frame)(void *machine, struct pc_stream *stream, const struct pc_frame *frame, struct pc_cursor meta);
+    /* The bulk part of the last frame is in stream->sink. Not called for one that was discarded. */
+    pc_status (*bulk)(void *machine, struct pc_stream *stream);
+    /* tx has left. The stream recycles it afterwards. */
+    void (*sent)(void *machine, struct pc_stream *stream, struct pc_tx *tx);
+};
+
+enum pc_rx_state { PC_RX_HEAD, PC_RX_META, PC_RX_BULK, PC_RX_BROKEN };
+
+struct pc_stream {
+    struct pc_list node; /* in the machine's list */
+    const struct pc_stream_owner *owner;
+    void *machine;
+    void *subject; /* the machine's: a link, a peer, ... */
+    void *driver; /* the driver's: a socket */
+    int role; /* the machine's own enum */
+    void *early; /* the machine's: a message that came too early; freed with the stream */
+    uint32_t stripe;
+    struct pc_address remote;
+    uint64_t opened_ns, heard_ns, progressed_ns;
+    bool open; /* connected */
+    bool closing; /* PC_ACTION_CLOSE is out, or will be when drained */
+    bool write_wanted; /* a PC_ACTION_WRITE is out and not yet used up */
+
+    enum pc_rx_state rx_state;
+    uint8_t *rx;
+    size_t rx_at, rx_len, rx_capacity;
+    struct pc_frame frame;
+    uint32_t meta_max; /* limits in force */
+    uint32_t cookie_in, cookie_out;
+    struct pc_sink sink; /* of the current bulk part */
+    uint32_t bulk_done;
+    pc_error error; /* why it broke */
+
+    struct pc_tx_pool *pool;
+    struct pc_list queue; /* frames of this stream alone */
+    struct pc_list *shared[2]; /* queues of its link that it also serves, in this order; or NULL */
+    struct pc_list flight; /* handed to the driver, first one partly sent */
+    size_t flight_sent; /* bytes of the first frame that are gone */
+    uint64_t rx_bytes, tx_bytes;
+};
+
+struct pc_stream *pc_stream_create(const struct pc_stream_owner *owner, void *machine, struct pc_tx_pool *pool,
+                                   uint64_t now_ns);
+void pc_stream_destroy(struct pc_stream *stream);
+
+/* Where the next bytes go: at least one span of at least one byte, at most PC_RX_SPANS_MAX; 0 when broken. */
+int pc_stream_rx_spans(struct pc_stream *stream, struct pc_span spans[PC_RX_SPANS_MAX]);
+/* len_bytes have been put there. Calls the owner. Returns the reason if the stream broke now. */
+pc_status pc_stream_received(struct pc_stream *stream, size_t len_bytes, uint64_t now_ns);
+
+/* What to send next, in order; 0: nothing. Bytes that are not accepted are offered again by the next call. */
+int pc_stream_tx_spans(struct pc_stream *stream, struct pc_span spans[PC_TX_SPANS_MAX], uint64_t now_ns);
+void pc_stream_sent(struct pc_stream *stream, size_t len_bytes, uint64_t now_ns);
+bool pc_stream_tx_pending(const struct pc_stream *stream);
+
+/*
+ * From now on nobody touches memory of frames that belong to owner: an incoming bulk part is discarded, outgoing frames
+ * are dropped, one that is partly sent is finished from a copy. Returns pcclNoMemory if there is none for that copy; the
+ * stream must then be closed.
+ */
+pc_status pc_stream_forget(struct pc_stream *stream, const void *owner);
+/* Drops all that is to be sent; for a connection that is given up. */
+void pc_stream_abandon(struct pc_stream *stream);
+/* Drops owner's frames that wait in a queue. */
+void pc_tx_queue_forget(struct pc_list *queue, struct pc_tx_pool *pool, const void *owner);
+
+#endif

@@ -1,0 +1,331 @@
+/*
+ * K2: every message of the protocol, as structures and their schemas. docs/protocol.md says who sends what when.
+ * Limits on what a receiver takes are here too, so that no length is trusted before it is checked.
+ */
+#ifndef PC_MESSAGE_H
+#define PC_MESSAGE_H
+
+#include "wire/schema.h"
+
+#define PC_PROTOCOL_VERSION 1u
+
+enum pc_limits {
+    PC_META_MAX_UNPROVED = 4096, /* before the other end has proved itself */
+    PC_META_MAX_LINK = 4096,
+    PC_META_MAX_CONTROL = 16 << 20,
+    PC_BULK_MAX = 4 << 20, /* one state block; segments are smaller */
+    PC_ADDRESSES_MAX = 16,
+    PC_STRIPES_MAX = 64,
+    PC_EAGER_OP_BYTES = 64 << 10, /* payload a peer may send of one op before READY */
+    PC_EAGER_LINK_BYTES = 1 << 20 /* and over all ops of a link */
+};
+
+enum pc_message_type {
+    /* control connection: either side */
+    PC_MSG_HEARTBEAT = 1,
+    PC_MSG_REFUSE = 2,
+    /* control connection: towards the master */
+    PC_MSG_HELLO = 3,
+    PC_MSG_AUTH = 4,
+    PC_MSG_LINK_UP = 5,
+    PC_MSG_LINK_DOWN = 6,
+    PC_MSG_CALL = 7,
+    PC_MSG_CALL_CANCEL = 8,
+    PC_MSG_DONE = 9,
+    PC_MSG_OP_FAIL = 10,
+    PC_MSG_STATE = 11,
+    PC_MSG_GOODBYE = 12,
+    PC_MSG_STALLED = 13,
+    PC_MSG_SYNC_OFFER = 14,
+    PC_MSG_SYNC_READY = 15,
+    PC_MSG_STATUS = 16,
+    /* control connection: from the master */
+    PC_MSG_CHALLENGE = 32,
+    PC_MSG_WELCOME = 33,
+    PC_MSG_PEERS = 34,
+    PC_MSG_CALL_RESULT = 35,
+    PC_MSG_VERDICT = 36,
+    PC_MSG_FREEZE = 37,
+    PC_MSG_EPOCH = 38,
+    PC_MSG_EVICT = 39,
+    PC_MSG_SYNC_PLAN = 40,
+    PC_MSG_STATUS_REPLY = 41,
+    /* links */
+    PC_MSG_LINK_HELLO = 64,
+    PC_MSG_LINK_ACK = 65,
+    PC_MSG_DATA = 66, /* bulk: a segment */
+    PC_MSG_READY = 67,
+    PC_MSG_DIGESTS_WANT = 68,
+    PC_MSG_DIGESTS = 69, /* bulk: 16 bytes a block */
+    PC_MSG_BLOCK_WANT = 70,
+    PC_MSG_BLOCK = 71 /* bulk: the block */
+};
+
+/* Shared parts ------------------------------------------------------------------------------------------------- */
+
+/* IPv4 (family 4, first 4 bytes of ip) or IPv6 (family 6); port in host order. */
+struct pc_address {
+    uint8_t family;
+    uint16_t port;
+    uint8_t ip[16];
+    uint32_t scope; /* IPv6 link-local interface index on the host that wrote it; else 0 */
+};
+
+struct pc_wire_error {
+    uint32_t code, sys_errno;
+    uint64_t peer_id, epoch, tag, seq, bytes_done, bytes_total, last_heard_ms;
+    struct pc_text peer_address, phase, message, hint;
+};
+
+/* Identity of an operation. epoch: that in which its group's member list last changed (see docs/protocol.md). */
+struct pc_op_key {
+    uint64_t epoch, tag, seq;
+    uint32_t group;
+};
+
+/* What all participants must agree on. */
+struct pc_op_shape {
+    uint64_t count;
+    uint8_t dtype, redop, consistency, algorithm, codec;
+};
+
+/* Control ------------------------------------------------------------------------------------------------------ */
+
+enum pc_purpose { PC_PURPOSE_PEER = 0, PC_PURPOSE_STATUS = 1 };
+
+struct pc_msg_empty {
+    uint8_t reserved;
+};
+struct pc_msg_refuse {
+    struct pc_wire_error error;
+};
+struct pc_msg_hello {
+    uint16_t version_min, version_max;
+    uint64_t features;
+    uint8_t nonce[16];
+    uint8_t purpose;
+    struct pc_text build;
+};
+struct pc_msg_challenge {
+    uint16_t version;
+    uint64_t features;
+    uint8_t nonce[16], proof[16];
+    uint8_t keyed; /* the master has a run key */
+};
+struct pc_msg_auth {
+    uint8_t proof[16], incarnation[16];
+    uint32_t group, stripes;
+    uint8_t observer;
+    uint64_t pid;
+    struct pc_text host;
+    struct pc_array addresses; /* struct pc_address: where its links are accepted */
+};
+struct pc_msg_welcome {
+    uint64_t id, incarnation;
+    uint8_t run[16];
+    uint32_t dead_timeout_ms, heartbeat_ms;
+};
+/* Peers to link with. The receiver dials those with dial set and expects the others. */
+struct pc_peer_intro {
+    uint64_t id;
+    uint32_t group, generation, stripes;
+    uint8_t dial, token[16];
+    struct pc_array addresses;
+};
+struct pc_msg_peers {
+    struct pc_array peers; /* struct pc_peer_intro */
+};
+struct pc_msg_link_up {
+    uint64_t id;
+    uint32_t generation;
+};
+struct pc_msg_link_down {
+    uint64_t id;
+    uint32_t generation;
+    struct pc_wire_error error;
+};
+
+enum pc_call_kind {
+    PC_CALL_NONE = 0,
+    PC_CALL_CONNECT = 1,
+    PC_CALL_UPDATE_TOPOLOGY = 2,
+    PC_CALL_PEERS_PENDING = 3,
+    PC_CALL_OPTIMIZE_TOPOLOGY = 4,
+    PC_CALL_SYNC_STATE = 5,
+    PC_CALL_ALL_REDUCE = 6,
+    PC_CALL_LEAVE = 7
+};
+const char *pc_call_name(uint32_t kind);
+
+struct pc_msg_call {
+    uint8_t kind;
+    uint64_t serial; /* counts this peer's joint calls; results name it */
+};
+struct pc_msg_call_cancel {
+    uint64_t serial;
+};
+struct pc_msg_call_result {
+    uint64_t serial, value;
+    struct pc_wire_error error; /* code 0: success */
+};
+struct pc_done {
+    struct pc_op_key key;
+    uint64_t fingerprint;
+};
+struct pc_msg_done {
+    struct pc_array ops; /* struct pc_done */
+};
+/* The sender wants this operation failed for all: mismatch, time limit, cancellation, no memory. */
+struct pc_msg_op_fail {
+    struct pc_op_key key;
+    struct pc_wire_error error;
+};
+struct pc_verdict {
+    struct pc_op_key key;
+    uint8_t commit;
+};
+struct pc_msg_verdict {
+    struct pc_array ops; /* struct pc_verdict */
+    struct pc_wire_error error; /* cause of the aborts among them */
+};
+struct pc_msg_freeze {
+    uint64_t epoch;
+};
+struct pc_op_state {
+    struct pc_op_key key;
+    uint64_t fingerprint;
+    uint8_t done;
+};
+struct pc_msg_state {
+    uint64_t epoch; /* that of the FREEZE it answers */
+    struct pc_array ops; /* struct pc_op_state: started here and without verdict */
+};
+struct pc_member_record {
+    uint64_t id;
+    uint32_t group;
+    uint8_t observer, incarnation[16];
+    struct pc_address address;
+};
+struct pc_id_item {
+    uint64_t id;
+};
+struct pc_group_record {
+    uint32_t group;
+    uint64_t epoch; /* in which its member list or a link in use last changed: the epoch of its operations */
+    struct pc_array ring; /* struct pc_id_item: ring order */
+};
+struct pc_msg_epoch {
+    uint64_t incarnation, number;
+    uint64_t topology_serial; /* not 0: the receiver's joint call that this epoch answers */
+    struct pc_array members; /* struct pc_member_record, by id */
+    struct pc_array groups; /* struct pc_group_record */
+    struct pc_array fates; /* struct pc_verdict: of the receiver's group */
+    struct pc_wire_error cause; /* code 0 when nobody was removed and no link lost */
+};
+struct pc_msg_goodbye {
+    struct pc_text reason;
+};
+struct pc_stall {
+    uint8_t kind; /* enum pc_call_kind */
+    struct pc_op_key key; /* of an all-reduce */
+    uint64_t blocked_ms;
+};
+/* All that this peer's threads are blocked in; empty: no longer blocked. */
+struct pc_msg_stalled {
+    struct pc_array calls; /* struct pc_stall */
+    struct pc_array started; /* struct pc_op_key: all ops posted here and undecided */
+};
+struct pc_state_key {
+    struct pc_text name;
+    uint32_t dtype;
+    uint64_t count;
+    uint8_t may_differ; /* allow_content_inequality */
+    uint8_t digest[16];
+};
+struct pc_msg_sync_offer {
+    uint64_t serial, revision;
+    uint32_t strategy;
+    struct pc_array keys; /* struct pc_state_key */
+};
+struct pc_index_item {
+    uint32_t index;
+};
+enum pc_sync_role { PC_SYNC_KEEP = 0, PC_SYNC_RECEIVE = 1, PC_SYNC_SERVE = 2 };
+struct pc_msg_sync_plan {
+    uint64_t serial, sync_id, revision;
+    uint8_t role;
+    uint64_t source; /* peer to receive from */
+    struct pc_array keys; /* struct pc_index_item: indices into the offer of the receiver */
+    struct pc_array digests; /* struct pc_digest_item: wanted digest of each of these keys */
+};
+struct pc_digest_item {
+    uint8_t digest[16];
+};
+struct pc_msg_sync_ready {
+    uint64_t sync_id;
+    struct pc_wire_error error; /* code 0: all blocks staged and verified */
+};
+struct pc_msg_status_reply {
+    struct pc_text json;
+};
+
+/* Links -------------------------------------------------------------------------------------------------------- */
+
+struct pc_msg_link_hello {
+    uint16_t version;
+    uint64_t from, to;
+    uint32_t generation;
+    uint16_t stripe, stripes;
+    uint8_t proof[16];
+};
+struct pc_msg_link_ack {
+    uint8_t proof[16];
+};
+/* A segment: round is the ring step, 0 to 2(n-1)-1; offset counts elements from the start of the buffer. */
+struct pc_msg_data {
+    struct pc_op_key key;
+    struct pc_op_shape shape;
+    uint64_t step, weight, offset;
+    uint32_t round, segment;
+    uint8_t want_ready; /* no payload: the sender waits for READY */
+};
+struct pc_msg_ready {
+    struct pc_op_key key;
+    struct pc_op_shape shape;
+    uint64_t step, weight, credit;
+};
+struct pc_msg_state_ref {
+    uint64_t sync_id;
+    uint32_t key, block; /* key: index in the offer of the source's group content */
+};
+
+struct pc_message_info {
+    uint8_t type;
+    bool bulk; /* may carry a bulk part */
+    const struct pc_schema *schema;
+};
+/* All messages; a NULL schema ends the table. */
+extern const struct pc_message_info pc_messages[];
+/* NULL for an unknown type. */
+const struct pc_message_info *pc_message_info(uint8_t type);
+
+/* Largest structure above, for a decode buffer on the stack. */
+#define PC_MESSAGE_STRUCT_MAX 512
+
+/* Error record to wire form and back; the wire form points into the record. */
+struct pc_wire_error pc_error_to_wire(const pc_error *error);
+void pc_error_from_wire(const struct pc_wire_error *wire, pc_error *error);
+
+/* "1.2.3.4:5", "[::1]:5". */
+void pc_address_format(const struct pc_address *address, char *out, size_t out_bytes);
+/* 127.0.0.0/8, ::1, and the first as IPv4-mapped. */
+bool pc_address_is_loopback(const struct pc_address *address);
+
+bool pc_op_key_equal(const struct pc_op_key *a, const struct pc_op_key *b);
+bool pc_op_shape_equal(const struct pc_op_shape *a, const struct pc_op_shape *b);
+/* "sum of 1000 x float32" */
+void pc_op_shape_format(const struct pc_op_shape *shape, char *out, size_t out_bytes);
+/* Never 0. */
+uint64_t pc_op_shape_fingerprint(const struct pc_op_shape *shape);
+
+#endif

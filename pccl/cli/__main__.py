@@ -1,0 +1,5 @@
+"""`python -m pccl.cli`, for a checkout without the entry point."""
+
+from pccl.cli import main
+
+main()

@@ -1,0 +1,27 @@
+"""`pccl master`: runs a master until SIGINT or SIGTERM."""
+
+from __future__ import annotations
+
+import click
+
+from pccl.config import read_run_key
+from pccl.master import serve
+from pccl.master_node import MasterNode
+
+
+@click.command()
+@click.option("--listen", default="0.0.0.0:48148", show_default=True, metavar="HOST:PORT", help="Port 0: any free one.")
+@click.option("--run-key-file", type=click.Path(exists=True, dir_okay=False), help="Secret that all peers must prove.")
+@click.option("--dead-timeout", type=float, metavar="SECONDS", help="Silence after which a peer counts as dead.")
+@click.option("--join-timeout", type=float, metavar="SECONDS", help="How long a newcomer may wait for admission.")
+def command(listen: str, run_key_file: str | None, dead_timeout: float | None, join_timeout: float | None) -> None:
+    """Run a master, which decides who is a member of the run."""
+    node = MasterNode(
+        listen,
+        run_key=read_run_key(run_key_file) if run_key_file else None,
+        dead_timeout=dead_timeout,
+        join_timeout=join_timeout,
+    )
+    host = listen.rpartition(":")[0] or listen
+    click.echo(f"master listening on {host}:{node.port}")
+    serve(node)

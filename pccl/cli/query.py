@@ -1,0 +1,66 @@
+"""Asks a master for its state. What a newer master adds is passed on, what an older one lacks reads as empty."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pccl import _core
+from pccl.config import from_environment, milliseconds, parse_address
+from pccl.errors import ErrorRecord, ProtocolError
+from pccl.types import Result
+
+Status = dict[str, Any]
+
+
+def query(master: str, timeout: float) -> Status:
+    text = _core.query_status(
+        parse_address(master, "status"), from_environment().run_key, milliseconds(timeout, "timeout")
+    )
+    try:
+        status = json.loads(text)
+    except ValueError:
+        status = None
+    if not isinstance(status, dict):
+        record = ErrorRecord(code=Result.PROTOCOL_ERROR, message=f"the answer of {master} is not a JSON object")
+        raise ProtocolError(Result.PROTOCOL_ERROR, "status", record)
+    return status
+
+
+def rows(status: Status, key: str) -> list[dict[str, Any]]:
+    """The dicts in the list ``key``; nothing if there is no such list."""
+    value = status.get(key)
+    return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
+
+
+def field(row: dict[str, Any], key: str, missing: str = "-") -> str:
+    value = row.get(key)
+    if value is None or value == "":
+        return missing
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or missing
+    return str(value)
+
+
+def seconds(row: dict[str, Any], key: str) -> str:
+    value = row.get(key)
+    return f"{value / 1000:.1f} s" if isinstance(value, int | float) else "-"
+
+
+def wait_lines(status: Status) -> list[str]:
+    """Who waits for whom, one sentence each."""
+    members = {row.get("id"): row for row in rows(status, "members")}
+
+    def who(peer: Any) -> str:
+        address = field(members.get(peer, {}), "address", "")
+        return f"peer {peer} ({address})" if address else f"peer {peer}"
+
+    lines = []
+    for wait in rows(status, "waits"):
+        targets = wait.get("for")
+        names = ", ".join(map(who, targets)) if isinstance(targets, list) and targets else "nobody known"
+        tag = f" tag {wait['tag']}" if wait.get("tag") is not None else ""
+        lines.append(
+            f"{who(wait.get('peer'))} in {field(wait, 'call')}{tag} waits for {names} since {seconds(wait, 'since_ms')}"
+        )
+    return lines

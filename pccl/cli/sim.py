@@ -1,0 +1,121 @@
+"""`pccl sim`: runs the production protocol machines under a virtual clock and a seeded network, many schedules."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from pccl import _core
+
+CHUNK = 50
+LAWS = {
+    "L1": "no call blocks for ever",
+    "L2": "all or nothing",
+    "L3": "bit parity",
+    "L4": "epochs only grow",
+    "L5": "the exact divisor",
+}
+Job = tuple[int, int, int, int, int, bool]
+
+
+def parse_peers(text: str) -> tuple[int, int]:
+    low, dash, high = text.partition("-")
+    try:
+        bounds = int(low), int(high if dash else low)
+    except ValueError:
+        bounds = (0, 0)
+    if not 2 <= bounds[0] <= bounds[1] <= 64:
+        raise click.BadParameter("a number or a range within 2-64, such as 4 or 2-8", param_hint="--peers")
+    return bounds
+
+
+def run_chunk(job: Job) -> tuple[dict[str, int], list[dict[str, Any]]]:
+    """Sums of the reports of some seeds, and those that broke a law."""
+    first, count, peers_min, peers_max, ops, faults = job
+    totals = {"schedules": 0, "events": 0, "ops_committed": 0, "ops_aborted": 0, "epochs": 0, "virtual_ns": 0}
+    broken = []
+    for seed in range(first, first + count):
+        report = _core.sim_run(seed, peers_min, peers_max, ops, faults)
+        totals["schedules"] += 1
+        for key in totals.keys() - {"schedules"}:
+            totals[key] += report[key]
+        if not report["ok"]:
+            broken.append(report)
+    return totals, broken
+
+
+def results(jobs_list: list[Job], jobs: int) -> Iterator[tuple[dict[str, int], list[dict[str, Any]]]]:
+    if jobs == 1 or len(jobs_list) == 1:
+        yield from map(run_chunk, jobs_list)
+        return
+    with multiprocessing.get_context("spawn").Pool(min(jobs, len(jobs_list))) as pool:
+        yield from pool.imap_unordered(run_chunk, jobs_list)
+
+
+@click.command()
+@click.option("--seeds", default=1000, show_default=True, type=click.IntRange(1), help="How many schedules.")
+@click.option("--seed-start", default=0, show_default=True, type=click.IntRange(0), help="The first seed.")
+@click.option("--peers", default="2-8", show_default=True, help="A number, or a range from which the seed picks.")
+@click.option("--ops", default=20, show_default=True, type=click.IntRange(1), help="All-reduces a peer.")
+@click.option("--no-faults", is_flag=True, help="Delays only.")
+@click.option("--jobs", default=os.cpu_count() or 1, type=click.IntRange(1), help="Processes. Default: one a core.")
+@click.option("--trace", type=click.IntRange(0), metavar="SEED", help="Run this seed alone and print its event log.")
+def command(seeds: int, seed_start: int, peers: str, ops: int, no_faults: bool, jobs: int, trace: int | None) -> None:
+    """Check the laws over many seeded schedules of faults. Exit code 1 if one breaks."""
+    peers_min, peers_max = parse_peers(peers)
+    faults = not no_faults
+    if trace is not None:
+        report = _core.sim_run(trace, peers_min, peers_max, ops, faults, trace=True)
+        click.echo(report["log"], nl=False)
+        click.echo(summary(report))
+        sys.exit(0 if report["ok"] else 1)
+
+    chunk = max(1, min(CHUNK, seeds // (jobs * 4) or 1))
+    end = seed_start + seeds
+    work = [(s, min(chunk, end - s), peers_min, peers_max, ops, faults) for s in range(seed_start, end, chunk)]
+    totals: dict[str, int] = {}
+    broken: list[dict[str, Any]] = []
+    started = time.monotonic()
+    for sums, failures in results(work, jobs):
+        for key, value in sums.items():
+            totals[key] = totals.get(key, 0) + value
+        broken += failures
+    elapsed = time.monotonic() - started
+
+    click.echo(
+        f"{totals['schedules']} schedules of {peers} peers x {ops} ops in {elapsed:.1f} s: "
+        f"{totals['schedules'] / elapsed * 60:,.0f} schedules a minute"
+    )
+    click.echo(
+        f"{totals['events']:,} events, {totals['ops_committed']:,} ops committed, {totals['ops_aborted']:,} aborted, "
+        f"{totals['epochs']:,} epochs, {totals['virtual_ns'] / 1e9:,.0f} virtual seconds"
+    )
+    for law, words in LAWS.items():
+        count = sum(report["verdict"].startswith(law) for report in broken)
+        click.echo(f"{law} {words}: {f'BROKEN in {count} schedules' if count else 'kept'}")
+    if broken:
+        click.echo(f"{len(broken)} schedules failed; the first:")
+        explain(min(broken, key=lambda report: int(report["seed"])), peers, peers_min, peers_max, ops, faults)
+        sys.exit(1)
+
+
+def summary(report: dict[str, Any]) -> str:
+    verdict = "all laws kept" if report["ok"] else report["verdict"]
+    return f"seed {report['seed']}: {report['peers']} peers, {report['events']} events: {verdict}"
+
+
+def explain(report: dict[str, Any], peers: str, peers_min: int, peers_max: int, ops: int, faults: bool) -> None:
+    """The first failure once more, with its event log."""
+    again = _core.sim_run(report["seed"], peers_min, peers_max, ops, faults, trace=True)
+    click.echo(again["log"], nl=False)
+    click.echo(summary(report))
+    if again["trace_hash"] != report["trace_hash"]:
+        click.echo("the schedule did not repeat itself: the machines are not deterministic")
+    options = f"--peers {peers} --ops {ops}" + ("" if faults else " --no-faults")
+    click.echo(f"again: pccl sim {options} --trace {report['seed']}")

@@ -1,0 +1,89 @@
+"""The shared state: named tensors with a revision that all peers of a group hold alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pccl.errors import invalid_argument
+from pccl.operand import Operand, operand
+from pccl.types import DataType, DeviceType
+
+
+class TensorInfo:
+    """One named tensor of a shared state. Holds a reference to the tensor, whose memory a synchronisation may write."""
+
+    __slots__ = ("_operand", "allow_content_inequality", "name", "tensor")
+
+    def __init__(self, tensor: Any, name: str, *, allow_content_inequality: bool = False) -> None:
+        if not isinstance(name, str) or not name:
+            raise invalid_argument("TensorInfo", f"a tensor's name must be a string that is not empty, not {name!r}")
+        self._operand = operand(tensor, f"tensor {name!r}", "TensorInfo", writable=True)
+        self.tensor = tensor
+        self.name = name
+        self.allow_content_inequality = allow_content_inequality
+
+    @classmethod
+    def from_torch(cls, tensor: Any, name: str, *, allow_content_inequality: bool = False) -> TensorInfo:
+        return cls(tensor, name, allow_content_inequality=allow_content_inequality)
+
+    @classmethod
+    def from_numpy(cls, tensor: Any, name: str, *, allow_content_inequality: bool = False) -> TensorInfo:
+        return cls(tensor, name, allow_content_inequality=allow_content_inequality)
+
+    @property
+    def datatype(self) -> DataType:
+        return self._operand.datatype
+
+    @property
+    def device_type(self) -> DeviceType:
+        return DeviceType.CPU
+
+    @property
+    def numel(self) -> int:
+        return self._operand.count_elems
+
+    @property
+    def operand(self) -> Operand:
+        return self._operand
+
+    def __repr__(self) -> str:
+        return f"TensorInfo({self.name!r}, {self.datatype.name}, {self.numel} elements)"
+
+
+class SharedState:
+    """Tensors and their revision. After a synchronisation ``revision`` is the elected one; the program raises it when
+    it has changed the tensors."""
+
+    def __init__(self, tensor_infos: Iterable[TensorInfo]) -> None:
+        self._infos = tuple(tensor_infos)
+        if not self._infos:
+            raise invalid_argument("SharedState", "a shared state needs at least one tensor")
+        seen: set[str] = set()
+        for info in self._infos:
+            if info.name in seen:
+                raise invalid_argument("SharedState", f"two tensors have the name {info.name!r}")
+            seen.add(info.name)
+        self._revision = 0
+
+    @property
+    def revision(self) -> int:
+        return self._revision
+
+    @revision.setter
+    def revision(self, value: int) -> None:
+        if not 0 <= value < 2**64:
+            raise invalid_argument("SharedState", f"a revision is a number from 0 to 2**64 - 1, not {value!r}")
+        self._revision = int(value)
+
+    def push_revision(self) -> None:
+        self.revision += 1
+
+    def __iter__(self) -> Iterator[TensorInfo]:
+        return iter(self._infos)
+
+    def __len__(self) -> int:
+        return len(self._infos)
+
+    def __repr__(self) -> str:
+        return f"SharedState(revision={self._revision}, {list(self._infos)!r})"

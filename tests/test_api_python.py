@@ -1,0 +1,730 @@
+"""The Python face: the names and signatures that programs written for PCCL 1.0 use, the exceptions, what is refused
+before anything is sent, and the calls of two peers on loopback."""
+
+import array
+import asyncio
+import builtins
+import inspect
+import os
+import pickle
+import signal
+import statistics
+import subprocess
+import textwrap
+import threading
+import time
+import types
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from processes import background, run_python
+
+import pccl
+from pccl import DataType, ReduceOp, Result, errors
+from pccl.operand import pair
+
+# --------------------------------------------------------------------------------------------------------- the names --
+
+REFERENCE_NAMES = {
+    "Communicator",
+    "MasterNode",
+    "ReduceOp",
+    "Attribute",
+    "SharedStateSyncStrategy",
+    "DataType",
+    "DistributionHint",
+    "QuantizationAlgorithm",
+    "ReduceOperandDescriptor",
+    "QuantizationOptions",
+    "ReduceDescriptor",
+    "ReduceOpDescriptor",
+    "TensorInfo",
+    "SharedState",
+    "SharedStateSyncInfo",
+    "ReduceInfo",
+    "AsyncReduceHandle",
+    "Result",
+    "DeviceType",
+    "PCCLError",
+    "cuda",
+}
+
+ENUMS = {
+    "ReduceOp": {"SUM": 0, "AVG": 1, "PROD": 2, "MAX": 3, "MIN": 4},
+    "Attribute": {
+        "GLOBAL_WORLD_SIZE": 1,
+        "LOCAL_WORLD_SIZE": 2,
+        "NUM_DISTINCT_PEER_GROUPS": 3,
+        "LARGEST_PEER_GROUP_WORLD_SIZE": 4,
+    },
+    "SharedStateSyncStrategy": {"ENFORCE_POPULAR": 0, "RECEIVE_ONLY": 1, "SEND_ONLY": 2},
+    "DataType": {
+        "UINT8": 0,
+        "INT8": 1,
+        "INT16": 2,
+        "UINT16": 3,
+        "UINT32": 4,
+        "INT32": 5,
+        "UINT64": 6,
+        "INT64": 7,
+        "FLOAT16": 8,
+        "BFLOAT16": 9,
+        "FLOAT": 10,
+        "DOUBLE": 11,
+    },
+    "DeviceType": {"CPU": 0, "CUDA": 1},
+    "DistributionHint": {"NONE": 0, "NORMAL": 1, "UNIFORM": 2},
+    "QuantizationAlgorithm": {"NONE": 0, "MIN_MAX": 1, "ZERO_POINT_SCALE": 2},
+}
+
+# name, positional parameters, keyword-only parameters: those of the reference; ours may add defaults behind them.
+SIGNATURES = [
+    ("Communicator", ["address", "peer_group", "p2p_connection_pool_size"], []),
+    ("Communicator.connect", ["self", "n_attempts"], []),
+    ("Communicator.get_attribute", ["self", "attribute"], []),
+    ("Communicator.update_topology", ["self"], []),
+    ("Communicator.are_peers_pending", ["self"], []),
+    ("Communicator.optimize_topology", ["self"], []),
+    ("Communicator.sync_shared_state", ["self", "shared_state", "strategy"], []),
+    (
+        "Communicator.all_reduce",
+        ["self", "send", "recv"],
+        ["op", "tag", "operand_descriptor", "quantization_options"],
+    ),
+    (
+        "Communicator.all_reduce_async",
+        ["self", "send", "recv"],
+        ["op", "tag", "operand_descriptor", "quantization_options"],
+    ),
+    ("Communicator.all_reduce_multiple_with_retry", ["self", "descriptors"], ["max_in_flight"]),
+    ("MasterNode", ["listen_address"], []),
+    ("MasterNode.run", ["self"], []),
+    ("MasterNode.interrupt", ["self"], []),
+    ("ReduceOperandDescriptor", ["datatype", "distribution_hint"], []),
+    ("QuantizationOptions", ["quantized_datatype", "algorithm"], []),
+    ("ReduceDescriptor", ["count", "op", "tag", "operand_descriptor", "quantization_options"], []),
+    ("ReduceOpDescriptor.from_torch", ["send", "recv", "descriptor"], []),
+    ("ReduceOpDescriptor.from_numpy", ["send", "recv", "descriptor"], []),
+    ("TensorInfo.from_torch", ["tensor", "name"], ["allow_content_inequality"]),
+    ("TensorInfo.from_numpy", ["tensor", "name"], ["allow_content_inequality"]),
+    ("SharedState.push_revision", ["self"], []),
+    ("SharedStateSyncInfo", ["tx_bytes", "rx_bytes"], []),
+    ("ReduceInfo", ["local_world_size", "tx_bytes", "rx_bytes"], []),
+    ("AsyncReduceHandle.wait", ["self"], []),
+    ("PCCLError", ["result", "func_name"], []),
+]
+
+
+def test_reference_names_are_exported():
+    assert set(pccl.__all__) >= REFERENCE_NAMES
+
+
+def test_all_is_sorted_and_equals_the_namespace():
+    assert pccl.__all__ == sorted(pccl.__all__)
+    public = {
+        name
+        for name, value in vars(pccl).items()
+        if not name.startswith("_") and (name == "cuda" or not isinstance(value, types.ModuleType))
+    }
+    assert public == set(pccl.__all__)
+
+
+def test_pccl_module_reexports():
+    import pccl._pccl
+
+    assert all(getattr(pccl._pccl, name) is getattr(pccl, name) for name in pccl.__all__)
+
+
+@pytest.mark.parametrize("name", ENUMS)
+def test_enum_values(name):
+    assert {member.name: member.value for member in getattr(pccl, name)} == ENUMS[name]
+
+
+def test_result_is_the_list_of_the_header():
+    from pccl import _core
+
+    header = os.path.join(pccl.get_include(), "pccl.h")
+    with open(header) as file:
+        entries = [line.split("(", 1)[1].split(",") for line in file if line.lstrip().startswith("X(pccl")]
+    assert {entry[2].strip(): int(entry[1]) for entry in entries} == {r.name: r.value for r in Result}
+    assert all(_core.result_name(r) == r.name for r in Result)
+    assert _core.result_name(9999) == "UNKNOWN"
+
+
+@pytest.mark.parametrize(("name", "positional", "keyword_only"), SIGNATURES)
+def test_signatures(name, positional, keyword_only):
+    target = pccl
+    for part in name.split("."):
+        target = getattr(target, part)
+    parameters = inspect.signature(target).parameters.values()
+    ours = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert [p.name for p in ours][: len(positional)] == positional
+    assert all(p.default is not p.empty for p in ours[len(positional) :])
+    keywords = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+    assert set(keyword_only) <= set(keywords)
+    assert all(p.default is not p.empty for key, p in keywords.items() if key not in ("op", *keyword_only))
+
+
+def test_defaults_of_the_reference():
+    parameters = inspect.signature(pccl.Communicator.connect).parameters
+    assert parameters["n_attempts"].default == 5
+    many = inspect.signature(pccl.Communicator.all_reduce_multiple_with_retry).parameters
+    assert many["max_in_flight"].default == 4
+    assert inspect.signature(pccl.Communicator.all_reduce).parameters["tag"].default == 0
+    options = pccl.QuantizationOptions()
+    assert (options.quantized_datatype, options.algorithm) == (DataType.UINT8, pccl.QuantizationAlgorithm.MIN_MAX)
+    assert pccl.ReduceOperandDescriptor(DataType.FLOAT).distribution_hint is pccl.DistributionHint.NONE
+
+
+@pytest.mark.parametrize("datatype", DataType)
+def test_numpy_dtypes_round_trip(datatype):
+    dtype = datatype.to_numpy_dtype()
+    assert DataType.from_numpy_dtype(dtype) is datatype
+    assert dtype.itemsize == datatype.itemsize
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "bool", ">f4", "U3", "float128"])
+def test_foreign_numpy_dtypes_are_refused(dtype):
+    with pytest.raises(ValueError, match="not supported"):
+        DataType.from_numpy_dtype(np.dtype(dtype))
+
+
+def test_cuda_is_not_built():
+    assert pccl.cuda.is_available() is False
+
+
+def test_include_and_library_directories():
+    assert {"pccl.h", "ccoip.h", "ccoip_inet.h"} <= set(os.listdir(pccl.get_include()))
+    assert any(name.startswith("libpccl.") for name in os.listdir(pccl.get_library_dir()))
+
+
+# ------------------------------------------------------------------------------------------------------------ import --
+
+
+def test_import_is_quick_and_draws_in_no_torch():
+    code = """
+        import sys, time, numpy
+        start = time.perf_counter()
+        import pccl
+        print(time.perf_counter() - start)
+        assert not {"torch", "asyncio", "click", "ml_dtypes"} & set(sys.modules), sorted(sys.modules)
+    """
+    runs = [run_python(code) for _ in range(5)]
+    assert [run.stderr for run in runs] == [""] * 5
+    assert statistics.median(float(run.stdout) for run in runs) < 0.15
+
+
+def test_import_reads_no_environment():
+    run = run_python("import pccl; print('ok')", PCCL_NONSENSE="1", PCCL_OP_TIMEOUT="nonsense")
+    assert (run.stdout, run.stderr) == ("ok\n", "")
+
+
+# ------------------------------------------------------------------------------------------------------------ errors --
+
+BUILTIN_OF = {
+    "NOT_INITIALIZED": RuntimeError,
+    "INVALID_ARGUMENT": ValueError,
+    "INVALID_USAGE": RuntimeError,
+    "TOO_FEW_PEERS": RuntimeError,
+    "MASTER_CONNECTION_FAILED": ConnectionError,
+    "RANK_CONNECTION_FAILED": ConnectionError,
+    "RANK_CONNECTION_LOST": ConnectionError,
+    "TIMEOUT": TimeoutError,
+    "IN_PROGRESS": TimeoutError,
+    "EVICTED": ConnectionError,
+    "REFUSED": ConnectionError,
+    "MISMATCH": ValueError,
+    "PROTOCOL_ERROR": ConnectionError,
+    "NO_MEMORY": MemoryError,
+    "SYSTEM_ERROR": OSError,
+    "FORKED": RuntimeError,
+}
+
+
+@pytest.mark.parametrize("result", [r for r in Result if r is not Result.SUCCESS])
+def test_each_code_has_its_exception(result):
+    error = errors.error_from(int(result), "call")
+    assert isinstance(error, pccl.PCCLError)
+    assert isinstance(error, BUILTIN_OF.get(result.name, Exception))
+    assert error.result is result
+    assert str(error).startswith(f"call: {result.name}: ")
+
+
+def test_the_tree_in_the_docstring_is_the_real_one():
+    tree = errors.__doc__
+    for name in errors.__all__:
+        cls = getattr(errors, name)
+        if not issubclass(cls, pccl.PCCLError) or cls is pccl.PCCLError:
+            continue
+        line = next(line for line in tree.splitlines() if f" {name}" in line)
+        if "(" in line:
+            assert issubclass(cls, getattr(builtins, line.split("(")[1].split(")")[0])), name
+
+
+def test_error_says_who_where_and_why():
+    record = pccl.ErrorRecord(
+        code=8,
+        errno=104,
+        peer_id=3,
+        peer_address="10.0.0.7:4242",
+        phase="all_reduce",
+        epoch=12,
+        tag=5,
+        seq=77,
+        bytes_done=10,
+        bytes_total=40,
+        last_heard_ms=180,
+        message="the connection was reset",
+        hint="retry with the survivors",
+    )
+    error = errors.error_from(8, "all_reduce", record)
+    assert str(error) == (
+        "all_reduce: RANK_CONNECTION_LOST: the connection was reset (peer 3 at 10.0.0.7:4242, in all_reduce, epoch 12, "
+        "op tag 5 seq 77, 10 of 40 bytes done, last heard 180 ms ago, ECONNRESET). Hint: retry with the survivors"
+    )
+    assert error.errno == 104
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), copy.record, str(copy)) == (type(error), record, str(error))
+
+
+def test_error_of_the_reference_constructor():
+    error = pccl.PCCLError(Result.TOO_FEW_PEERS, "all_reduce")
+    assert error.result == Result.TOO_FEW_PEERS
+    assert str(error) == "all_reduce: TOO_FEW_PEERS: too few peers in the group"
+
+
+# ----------------------------------------------------------------------------------------------------------- buffers --
+
+
+def read_only(values):
+    values.flags.writeable = False
+    return values
+
+
+class DlpackOnly:
+    """Exports an array through DLPack and nothing else, from whichever device it claims."""
+
+    def __init__(self, values, device=(1, 0)):
+        self.values, self.device = values, device
+
+    def __dlpack__(self, **options):
+        return self.values.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.device
+
+
+BASE = np.arange(8, dtype=np.float32)
+REFUSED = {
+    "read-only in place": (lambda: (read_only(np.zeros(4)), None), "read-only"),
+    "read-only recv": (lambda: (np.zeros(4), read_only(np.zeros(4))), "recv is read-only"),
+    "bytes in place": (lambda: (b"1234", None), "read-only"),
+    "strided": (lambda: (BASE[::2], None), "not contiguous"),
+    "transposed": (lambda: (np.zeros((2, 3)).T, None), "not contiguous"),
+    "overlap": (lambda: (BASE[:4], BASE[1:5]), "overlap"),
+    "dtype": (lambda: (np.zeros(4), np.zeros(4, np.float32)), "send is DOUBLE, recv is FLOAT"),
+    "size": (lambda: (np.zeros(4), np.zeros(5)), "send has 4 elements, recv has 5"),
+    "foreign dtype": (lambda: (np.zeros(4, complex), None), "not supported"),
+    "byte order": (lambda: (np.zeros(4, ">f8"), None), "not supported"),
+    "no memory": (lambda: ([1.0, 2.0], None), "list, which has no memory"),
+    "none": (lambda: (None, None), "NoneType, which has no memory"),
+    "strided memoryview": (lambda: (memoryview(bytearray(8))[::2], None), "not contiguous"),
+    "dlpack device": (lambda: (DlpackOnly(np.zeros(4), (2, 0)), None), "DLPack device type 2"),
+    "dlpack strided": (lambda: (DlpackOnly(np.zeros(8)[::2]), None), "not contiguous"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_unusable_buffers_are_refused(case):
+    make, words = REFUSED[case]
+    with pytest.raises(pccl.UnusableBufferError, match=words) as caught:
+        pair(*make(), "all_reduce", None, None)
+    assert isinstance(caught.value, ValueError)
+    assert caught.value.result is Result.INVALID_ARGUMENT
+
+
+def test_descriptor_must_fit_the_buffers():
+    with pytest.raises(pccl.UnusableBufferError, match="says 5 elements, the buffers have 4"):
+        pair(np.zeros(4), None, "all_reduce", 5, None)
+    with pytest.raises(pccl.UnusableBufferError, match="says INT8, the buffers are DOUBLE"):
+        pair(np.zeros(4), None, "all_reduce", None, DataType.INT8)
+
+
+def test_sixteen_bit_integers_pass_as_bfloat16_when_the_descriptor_says_so():
+    send, recv = pair(np.zeros(4, np.uint16), np.ones(4, np.uint16), "all_reduce", 4, DataType.BFLOAT16)
+    assert (send.datatype, recv.datatype) == (DataType.BFLOAT16, DataType.BFLOAT16)
+
+
+@pytest.mark.parametrize(
+    ("make", "datatype", "count"),
+    [
+        (lambda: np.zeros((2, 3), np.int16), DataType.INT16, 6),
+        (lambda: np.zeros(3, DataType.BFLOAT16.to_numpy_dtype()), DataType.BFLOAT16, 3),
+        (lambda: np.array(1.5), DataType.DOUBLE, 1),
+        (lambda: np.zeros(0, np.float32), DataType.FLOAT, 0),
+        (lambda: bytearray(5), DataType.UINT8, 5),
+        (lambda: array.array("f", [1, 2]), DataType.FLOAT, 2),
+        (lambda: memoryview(array.array("q", [1, 2, 3])), DataType.INT64, 3),
+        (lambda: DlpackOnly(np.zeros((2, 2), np.float16)), DataType.FLOAT16, 4),
+    ],
+)
+def test_what_is_accepted(make, datatype, count):
+    send, recv = pair(make(), None, "all_reduce", None, None)
+    assert (send.datatype, send.count_elems, send.buffer.nbytes) == (datatype, count, count * datatype.itemsize)
+    assert recv is send
+
+
+def test_buffer_is_exported_while_held():
+    data = bytearray(8)
+    held, _ = pair(data, None, "all_reduce", None, None)
+    with pytest.raises(BufferError):
+        data.append(1)
+    del held, _
+    data.append(1)
+    assert len(data) == 9
+
+
+def test_torch_tensors():
+    torch = pytest.importorskip("torch")
+    tensor = torch.zeros(2, 3, dtype=torch.bfloat16)
+    send, _ = pair(tensor, None, "all_reduce", None, None)
+    assert (send.datatype, send.count_elems, send.buffer.address) == (DataType.BFLOAT16, 6, tensor.data_ptr())
+    for datatype in DataType:
+        assert DataType.from_torch_dtype(datatype.to_torch_dtype()) is datatype
+    with pytest.raises(pccl.UnusableBufferError, match="device meta"):
+        pair(torch.zeros(3, device="meta"), None, "all_reduce", None, None)
+    with pytest.raises(pccl.UnusableBufferError, match="not contiguous"):
+        pair(torch.zeros(2, 3).T, None, "all_reduce", None, None)
+    with pytest.raises(ValueError, match="complex64"):
+        DataType.from_torch_dtype(torch.complex64)
+    info = pccl.TensorInfo.from_torch(torch.zeros(4), "w")
+    assert (info.datatype, info.numel) == (DataType.FLOAT, 4)
+
+
+# ------------------------------------------------------------------------------------------------------------- state --
+
+
+def test_shared_state_checks_its_tensors():
+    weights = np.zeros(3)
+    state = pccl.SharedState([pccl.TensorInfo.from_numpy(weights, "w")])
+    assert state.revision == 0
+    state.push_revision()
+    state.revision += 1
+    assert state.revision == 2
+    with pytest.raises(ValueError, match="revision"):
+        state.revision = -1
+    with pytest.raises(ValueError, match="two tensors have the name 'w'"):
+        pccl.SharedState([pccl.TensorInfo.from_numpy(weights, "w"), pccl.TensorInfo.from_numpy(np.ones(2), "w")])
+    with pytest.raises(ValueError, match="at least one"):
+        pccl.SharedState([])
+    with pytest.raises(pccl.UnusableBufferError, match="read-only"):
+        pccl.TensorInfo.from_numpy(read_only(np.zeros(3)), "w")
+    with pytest.raises(ValueError, match="name"):
+        pccl.TensorInfo.from_numpy(weights, "")
+
+
+# ----------------------------------------------------------------------------------------------------- running peers --
+
+
+@pytest.fixture
+def master():
+    with pccl.MasterNode("127.0.0.1:0") as node:
+        yield f"127.0.0.1:{node.port}"
+
+
+def gather(comm, world):
+    while comm.world_size < world:
+        if comm.are_peers_pending():
+            comm.update_topology()
+
+
+def run_peers(master, count, body, **options):
+    """``body(comm, index)`` in one thread a peer, once all have joined; its results in order."""
+
+    def peer(index):
+        with pccl.Communicator(master, **options) as comm:
+            gather(comm, count)
+            return body(comm, index)
+
+    with ThreadPoolExecutor(count) as pool:
+        return [future.result(60) for future in [pool.submit(peer, i) for i in range(count)]]
+
+
+def test_bad_arguments_of_the_communicator():
+    for address in ("", "host:port", "host:70000", "a b:1", "[::1:5", "[::1]5"):
+        with pytest.raises(pccl.InvalidArgumentError, match="is not an address"):
+            pccl.Communicator(address)
+    with pytest.raises(ValueError, match="peer_group"):
+        pccl.Communicator("localhost:1", -1)
+    with pytest.raises(ValueError, match="dead_timeout"):
+        pccl.Communicator("localhost:1", dead_timeout=0)
+
+
+def test_calls_before_connect_are_invalid_usage():
+    with (
+        pccl.MasterNode("127.0.0.1:0") as node,
+        pytest.raises(pccl.InvalidUsageError),
+    ):
+        pccl.Communicator(f"127.0.0.1:{node.port}").update_topology()
+
+
+def test_connect_without_a_master_fails_after_its_attempts():
+    comm = pccl.Communicator("127.0.0.1:1", connect_timeout=0.5)
+    start = time.monotonic()
+    with pytest.raises(pccl.MasterConnectionFailedError) as caught:
+        comm.connect(n_attempts=2)
+    assert 0.9 < time.monotonic() - start < 10
+    assert "127.0.0.1:1" in str(caught.value)
+    comm.close()
+
+
+def test_two_peers_reduce(master):
+    def body(comm, index):
+        data = np.full(1000, index + 1, np.float32)
+        out = np.zeros_like(data)
+        info = comm.all_reduce(data, out, op=ReduceOp.SUM)
+        comm.all_reduce(data, op="avg", tag=7)
+        members = comm.members
+        assert sum(member.is_self for member in members) == 1
+        assert sorted(member.rank for member in members) == [0, 1]
+        assert comm.stats()["ops_committed"] >= 2
+        assert comm.epoch >= 1
+        assert comm.get_attribute(pccl.Attribute.GLOBAL_WORLD_SIZE) == 2
+        return info.local_world_size, out.tolist(), data.tolist()
+
+    for world, total, mean in run_peers(master, 2, body):
+        assert (world, total, mean) == (2, [3.0] * 1000, [1.5] * 1000)
+
+
+def test_handles_by_tag_and_their_results(master):
+    def body(comm, index):
+        buffers = [np.full(64, 10 * tag + index, np.int64) for tag in range(8)]
+        handles = [comm.all_reduce_async(buffer, op="sum", tag=tag) for tag, buffer in enumerate(buffers)]
+        first = [handle.wait() for handle in reversed(handles)]
+        again = [handle.wait() for handle in reversed(handles)]
+        assert first == again
+        assert [handle.done() for handle in handles] == [True] * 8
+        return [success for success, _, _ in first], [int(buffer[0]) for buffer in buffers]
+
+    for successes, values in run_peers(master, 2, body):
+        assert successes == [True] * 8
+        assert values == [20 * tag + 1 for tag in range(8)]
+
+
+def test_awaitable_handles_leave_the_loop_free(master):
+    def body(comm, index):
+        async def reduce_all():
+            ticks = 0
+
+            async def tick():
+                nonlocal ticks
+                while True:
+                    await asyncio.sleep(0.01)
+                    ticks += 1
+
+            async def result(handle):
+                return await handle
+
+            ticker = asyncio.ensure_future(tick())
+            buffers = [np.full(16, index + tag, np.int32) for tag in range(12)]
+            if index == 1:
+                await asyncio.sleep(0.2)
+            infos = await asyncio.gather(
+                *(result(comm.all_reduce_async(buffer, tag=tag)) for tag, buffer in enumerate(buffers))
+            )
+            ticker.cancel()
+            return ticks, [info.local_world_size for info in infos], [int(buffer[0]) for buffer in buffers]
+
+        return asyncio.run(reduce_all())
+
+    for ticks, worlds, values in run_peers(master, 2, body):
+        assert ticks >= 5
+        assert worlds == [2] * 12
+        assert values == [2 * tag + 1 for tag in range(12)]
+
+
+def test_multiple_with_retry(master):
+    def body(comm, index):
+        none = pccl.QuantizationOptions(DataType.DOUBLE, pccl.QuantizationAlgorithm.NONE)
+        operand = pccl.ReduceOperandDescriptor(DataType.DOUBLE)
+        recvs = [np.zeros(10) for _ in range(9)]
+        descriptors = [
+            pccl.ReduceOpDescriptor.from_numpy(
+                np.full(10, float(i + index)), recv, pccl.ReduceDescriptor(10, ReduceOp.MAX, i, operand, none)
+            )
+            for i, recv in enumerate(recvs)
+        ]
+        info = comm.all_reduce_multiple_with_retry(descriptors, max_in_flight=2)
+        return info.local_world_size, [recv[0] for recv in recvs]
+
+    for world, values in run_peers(master, 2, body):
+        assert (world, values) == (2, [i + 1.0 for i in range(9)])
+
+
+def test_sync_sets_the_elected_revision(master):
+    def body(comm, index):
+        weights = np.full(100, float(index))
+        state = pccl.SharedState([pccl.TensorInfo.from_numpy(weights, "weights")])
+        state.revision = 13 if index == 0 else 0
+        info = comm.sync_shared_state(state)
+        return state.revision, weights.tolist(), info.tx_bytes, info.rx_bytes
+
+    (sender, receiver) = run_peers(master, 2, body)
+    assert sender == (13, [0.0] * 100, 800, 0)
+    assert receiver == (13, [0.0] * 100, 0, 800)
+
+
+def test_op_timeout_ends_a_call_that_nobody_joins(master):
+    release = threading.Event()
+
+    def body(comm, index):
+        if index == 1:
+            release.wait(30)
+            return None
+        start = time.monotonic()
+        try:
+            comm.all_reduce(np.ones(4), op_timeout=0.5)
+        except pccl.PCCLError as error:
+            return isinstance(error, TimeoutError), time.monotonic() - start
+        finally:
+            release.set()
+
+    timed_out, seconds = run_peers(master, 2, body)[0]
+    assert timed_out
+    assert 0.4 < seconds < 5
+
+
+def test_alone_is_too_few(master):
+    with pccl.Communicator(master) as comm, pytest.raises(pccl.TooFewPeersError):
+        comm.all_reduce(np.ones(4), retry=True)
+
+
+def test_quantization_is_a_clear_error(master):
+    def body(comm, index):
+        with pytest.raises(pccl.InvalidArgumentError):
+            comm.all_reduce(np.ones(4), quantization_options=pccl.QuantizationOptions())
+        return True
+
+    assert run_peers(master, 2, body) == [True, True]
+
+
+def test_close_ends_calls_in_other_threads(master):
+    release = threading.Event()
+
+    def body(comm, index):
+        if index == 1:
+            release.wait(30)
+            return None
+        handle = comm.all_reduce_async(np.ones(4))
+        waiter = ThreadPoolExecutor(1).submit(handle.wait)
+        time.sleep(0.1)
+        start = time.monotonic()
+        comm.close()
+        success, status, _ = waiter.result(10)
+        release.set()
+        with pytest.raises(pccl.InvalidUsageError, match="closed"):
+            comm.update_topology()
+        return success, status, time.monotonic() - start < 2
+
+    assert run_peers(master, 2, body)[0] == (False, Result.CANCELLED, True)
+
+
+BLOCKED = """
+    import os, signal, sys, threading, time
+    import numpy as np
+    import pccl
+
+    def gather(comm):
+        while comm.world_size < 2:
+            if comm.are_peers_pending():
+                comm.update_topology()
+
+    def other():
+        comm = pccl.Communicator(address)
+        comm.connect()
+        gather(comm)
+        time.sleep(30)
+
+    node = pccl.MasterNode("127.0.0.1:0")
+    node.run()
+    address = f"127.0.0.1:{node.port}"
+    threading.Thread(target=other, daemon=True).start()
+    comm = pccl.Communicator(address)
+    comm.connect()
+    gather(comm)
+"""
+
+
+def test_ctrl_c_ends_a_blocking_call():
+    run = run_python(
+        textwrap.dedent(BLOCKED)
+        + textwrap.dedent("""
+            sent = []
+            def interrupt():
+                time.sleep(0.5)
+                sent.append(time.monotonic())
+                os.kill(os.getpid(), signal.SIGINT)
+            threading.Thread(target=interrupt, daemon=True).start()
+            data = np.ones(1000)
+            try:
+                comm.all_reduce(data)
+            except KeyboardInterrupt:
+                print(time.monotonic() - sent[0] < 0.2, bool((data == 1).all()))
+            node.interrupt()
+        """)
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "True True\n", "")
+
+
+def test_exit_with_operations_in_flight():
+    run = run_python(
+        textwrap.dedent(BLOCKED)
+        + textwrap.dedent("""
+            handles = [comm.all_reduce_async(np.ones(1 << 20), tag=tag) for tag in range(4)]
+            node.interrupt()
+        """)
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_forked_child_gets_an_error_and_leaves_the_parent_alone():
+    run = run_python(
+        textwrap.dedent(BLOCKED)
+        + textwrap.dedent("""
+            sys.stdout.flush()
+            child = os.fork()
+            if child == 0:
+                try:
+                    comm.all_reduce(np.ones(4))
+                except pccl.ForkedError as error:
+                    print(error.result.name, flush=True)
+                sys.exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+            print(comm.world_size)
+            node.interrupt()
+        """)
+    )
+    assert (run.returncode, run.stdout) == (0, "FORKED\n2\n"), run.stderr
+
+
+def test_a_script_that_only_starts_a_master_stays_until_ctrl_c():
+    script = "import pccl\nnode = pccl.MasterNode('127.0.0.1:0')\nnode.run()\nprint(node.port, flush=True)\n"
+    with background("-c", script) as process:
+        assert int(process.stdout.readline()) > 0
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_master_module(number):
+    with background("-m", "pccl.master", "--listen-address", "127.0.0.1:0") as process:
+        line = process.stdout.readline()
+        assert line.startswith("master listening on 127.0.0.1:")
+        with pccl.Communicator(line.split()[-1]) as comm:
+            assert comm.world_size == 1
+        process.send_signal(number)
+        assert process.wait(5) == 0
+        assert process.stderr.read() == ""
