@@ -129,7 +129,6 @@ struct pc_master {
     uint32_t aborted_at;
     struct pc_verdict *commits; /* verdicts of this event, sent at its end */
     size_t commit_count, commit_capacity;
-    uint64_t *commit_ids; /* scratch */
 
     uint64_t tick_ns;
     bool ending;

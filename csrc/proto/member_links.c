@@ -165,6 +165,10 @@ static void answer_early(struct pc_member *member, uint64_t peer, uint64_t now_n
 
 void pc_member_introduce(struct pc_member *member, const struct pc_peer_intro *intro, uint64_t now_ns) {
     struct pc_link *link = pc_member_link(member, intro->id);
+    if (intro->stripes == 0) { /* that peer has gone before it became a member */
+        if (link != NULL) pc_member_link_drop(member, link);
+        return;
+    }
     if (link == NULL) {
         link = pc_link_create(intro->id);
         if (link == NULL) return;

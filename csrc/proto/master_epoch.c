@@ -1,0 +1,297 @@
+/*
+ * Removal is a flush: the groups concerned are frozen (FREEZE), answer what they have started and finished (STATE), and
+ * get one epoch with the fate of every operation. All groups that are being flushed share the epoch.
+ */
+#include "base/checked.h"
+#include "base/log.h"
+#include "plan/ring_plan.h"
+#include "proto/master_state.h"
+#include "proto/mutant.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct pc_group *pc_master_group(struct pc_master *master, uint32_t number, bool create) {
+    for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next) {
+        struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
+        if (group->number == number) return group;
+    }
+    struct pc_group *group = create ? pc_calloc(1, sizeof *group) : NULL;
+    if (group == NULL) return NULL;
+    group->number = number;
+    pc_list_append(&master->groups, &group->node);
+    return group;
+}
+
+void pc_master_freeze(struct pc_master *master, struct pc_group *group, uint64_t now_ns) {
+    if (!master->flushing) {
+        master->flushing = true;
+        master->flush_ns = now_ns;
+    }
+    master->flip_wanted = true;
+    if (group->flushing) return;
+    group->flushing = true;
+    const struct pc_msg_freeze message = {master->epoch};
+    PC_EACH_PEER(master, peer) {
+        if (!pc_master_votes(peer) || peer->group != group->number) continue;
+        peer->freeze_waited = true;
+        peer->flushed_count = 0;
+        pc_master_tell(master, peer, PC_MSG_FREEZE, &message);
+    }
+}
+
+void pc_master_remove(struct pc_master *master, struct pc_peer *peer, const pc_error *why, bool evict,
+                      uint64_t now_ns) {
+    if (peer->state < PC_PEER_MEMBER) {
+        pc_master_refuse(master, peer, why);
+        return;
+    }
+    if (peer->state == PC_PEER_GONE) return;
+    PC_LOG(pcclLogInfo, "%s: removed: %s", master->machine.name, why->message);
+    if (evict) {
+        pc_error told = *why;
+        told.code = pcclEvicted;
+        pc_error_hint(&told, "connect again to join as a newcomer");
+        const struct pc_msg_refuse message = {pc_error_to_wire(&told)};
+        pc_master_tell(master, peer, PC_MSG_EVICT, &message);
+    }
+    if (peer->stream != NULL) pc_stream_close(peer->stream, true, &master->machine.actions);
+    peer->stream = NULL;
+    peer->state = PC_PEER_GONE;
+    peer->call = PC_CALL_NONE;
+    if (!PC_MUTANT(PC_MUTANT_DEAD_DONE)) peer->freeze_waited = false;
+    pc_error cause = *why;
+    cause.code = pcclRankConnectionLost;
+    if (master->cause.code == pcclSuccess) master->cause = cause;
+    pc_master_sync_lose(master, peer, &cause);
+    master->flip_wanted = true;
+    struct pc_group *group = pc_master_group(master, peer->group, false);
+    if (group != NULL && !peer->observer) pc_master_freeze(master, group, now_ns);
+    if (PC_MUTANT(PC_MUTANT_DEAD_DONE)) peer->freeze_waited = true;
+}
+
+void pc_master_state(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_state *state) {
+    if (!peer->freeze_waited) return;
+    void *items = peer->flushed;
+    if (!pc_grow(&items, &peer->flushed_capacity, state->ops.count, sizeof *peer->flushed)) return;
+    peer->flushed = items;
+    peer->flushed_count = state->ops.count;
+    if (state->ops.count > 0) memcpy(peer->flushed, state->ops.items, state->ops.count * sizeof *peer->flushed);
+    peer->freeze_waited = false;
+    (void)master;
+}
+
+void pc_master_flush_tick(struct pc_master *master, uint64_t now_ns) {
+    if (!master->flushing || now_ns - master->flush_ns < PC_FLUSH_MS * PC_NS_PER_MS) return;
+    master->flush_ns = now_ns;
+    PC_EACH_PEER(master, peer) {
+        if (!peer->freeze_waited || peer->state == PC_PEER_GONE) continue;
+        pc_error why = {.peer_id = peer->id};
+        char name[224];
+        pc_master_name_peer(peer, name, sizeof name);
+        pc_error_set(&why, pcclRankConnectionLost, "%s did not answer within %d ms while another peer was being removed",
+                     name, PC_FLUSH_MS);
+        pc_master_remove(master, peer, &why, true, now_ns);
+    }
+}
+
+/* Epochs -------------------------------------------------------------------------------------------------------- */
+
+static uint32_t bad_pairs(struct pc_master *master, uint64_t (**pairs)[2]) {
+    *pairs = pc_arena_alloc(&master->arena, master->pair_count, sizeof **pairs);
+    uint32_t count = 0;
+    for (size_t i = 0; *pairs != NULL && i < master->pair_count; i++) {
+        if (!master->pairs[i].bad) continue;
+        (*pairs)[count][0] = master->pairs[i].low;
+        (*pairs)[count++][1] = master->pairs[i].high;
+    }
+    return count;
+}
+
+/* The member list of group, in ring order. Returns false when no ring avoids the bad pairs. */
+static bool plan_ring(struct pc_master *master, struct pc_group *group, bool *changed) {
+    uint32_t n = 0;
+    PC_EACH_PEER(master, peer) n += pc_master_votes(peer) && peer->group == group->number;
+    uint64_t *ids = pc_arena_alloc(&master->arena, n, sizeof *ids);
+    uint64_t(*pairs)[2] = NULL;
+    const uint32_t bad = bad_pairs(master, &pairs);
+    if (ids == NULL || pairs == NULL) return false;
+    n = 0;
+    PC_EACH_PEER(master, peer) {
+        if (pc_master_votes(peer) && peer->group == group->number) ids[n++] = peer->id;
+    }
+    const bool possible = pc_ring_order(ids, n, (const uint64_t(*)[2])pairs, bad);
+    *changed = n != group->ring_count || (n > 0 && memcmp(ids, group->ring, n * sizeof *ids) != 0);
+    void *items = group->ring;
+    if (!pc_grow(&items, &group->ring_capacity, n, sizeof *group->ring)) return false;
+    group->ring = items;
+    if (n > 0) memcpy(group->ring, ids, n * sizeof *ids);
+    group->ring_count = n;
+    return possible;
+}
+
+/* The end with more bad pairs goes; on a tie the one that came later. */
+static struct pc_peer *worst_peer(struct pc_master *master, const struct pc_group *group) {
+    struct pc_peer *worst = NULL;
+    uint32_t worst_count = 0;
+    PC_EACH_PEER(master, peer) {
+        if (!pc_master_votes(peer) || peer->group != group->number) continue;
+        uint32_t count = 0;
+        for (size_t i = 0; i < master->pair_count; i++) {
+            const struct pc_pair *pair = &master->pairs[i];
+            count += pair->bad && (pair->low == peer->id || pair->high == peer->id);
+        }
+        if (count > 0 && count >= worst_count) {
+            worst = peer;
+            worst_count = count;
+        }
+    }
+    return worst;
+}
+
+/* Plans every group; a peer that no ring can hold is removed, which changes its group too. */
+static void plan_all(struct pc_master *master) {
+    for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next) {
+        struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
+        bool changed = false, again = false;
+        while (!plan_ring(master, group, &again)) {
+            changed |= again;
+            struct pc_peer *worst = worst_peer(master, group);
+            if (worst == NULL) break;
+            pc_error why = {.peer_id = worst->id};
+            char name[224];
+            pc_master_name_peer(worst, name, sizeof name);
+            pc_error_set(&why, pcclRankConnectionLost, "%s lost its link to another peer twice, and no ring goes round it",
+                         name);
+            group->flushing = true; /* its members are frozen already: the fates come with this epoch */
+            pc_master_remove(master, worst, &why, true, master->flush_ns);
+        }
+        if (changed || again || group->flushing) group->epoch = master->epoch;
+    }
+}
+
+static struct pc_array fates_of(struct pc_master *master, const struct pc_group *group) {
+    size_t most = 0;
+    PC_EACH_PEER(master, peer) {
+        if (pc_master_votes(peer) && peer->group == group->number) most += peer->flushed_count;
+    }
+    struct pc_verdict *fates = pc_arena_alloc(&master->arena, most, sizeof *fates);
+    uint32_t count = 0;
+    if (fates == NULL) return (struct pc_array){0};
+    PC_EACH_PEER(master, peer) {
+        if (!pc_master_votes(peer) || peer->group != group->number) continue;
+        for (size_t i = 0; i < peer->flushed_count; i++) {
+            const struct pc_op_key *key = &peer->flushed[i].key;
+            bool known = key->group != group->number;
+            for (uint32_t k = 0; k < count && !known; k++) known = pc_op_key_equal(&fates[k].key, key);
+            if (!known) fates[count++] = (struct pc_verdict){*key, pc_master_fate(master, key)};
+        }
+    }
+    /* In order of seq: tombstones of one tag are consumed in that order. */
+    for (uint32_t i = 1; i < count; i++) {
+        const struct pc_verdict fate = fates[i];
+        uint32_t k = i;
+        for (; k > 0 && fates[k - 1].key.seq > fate.key.seq; k--) fates[k] = fates[k - 1];
+        fates[k] = fate;
+    }
+    return (struct pc_array){fates, count};
+}
+
+static void fill_members(struct pc_master *master, struct pc_msg_epoch *message) {
+    uint32_t count = 0;
+    PC_EACH_PEER(master, peer) count += peer->state == PC_PEER_MEMBER;
+    struct pc_member_record *records = pc_arena_alloc(&master->arena, count, sizeof *records);
+    if (records == NULL) return;
+    message->members = (struct pc_array){records, count};
+    PC_EACH_PEER(master, peer) {
+        if (peer->state != PC_PEER_MEMBER) continue;
+        *records = (struct pc_member_record){.id = peer->id, .group = peer->group, .observer = peer->observer};
+        memcpy(records->incarnation, peer->incarnation, sizeof records->incarnation);
+        if (peer->address_count > 0) records->address = peer->addresses[0];
+        records++;
+    }
+}
+
+static void fill_groups(struct pc_master *master, struct pc_msg_epoch *message) {
+    uint32_t count = 0;
+    for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next) count++;
+    struct pc_group_record *records = pc_arena_alloc(&master->arena, count, sizeof *records);
+    if (records == NULL) return;
+    message->groups = (struct pc_array){records, count};
+    for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next, records++) {
+        const struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
+        struct pc_id_item *ring = pc_arena_alloc(&master->arena, group->ring_count, sizeof *ring);
+        if (ring == NULL) return;
+        for (size_t i = 0; i < group->ring_count; i++) ring[i].id = group->ring[i];
+        *records = (struct pc_group_record){group->number, group->epoch, {ring, (uint32_t)group->ring_count}};
+    }
+}
+
+static void send_epoch(struct pc_master *master, bool topology) {
+    struct pc_msg_epoch message = {.incarnation = master->config.incarnation, .number = master->epoch};
+    message.cause = pc_error_to_wire(&master->cause);
+    fill_members(master, &message);
+    fill_groups(master, &message);
+    for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next) {
+        struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
+        message.fates = group->flushing ? fates_of(master, group) : (struct pc_array){0};
+        PC_EACH_PEER(master, peer) {
+            if (peer->state != PC_PEER_MEMBER || peer->group != group->number) continue;
+            const bool answered = topology && peer->call == PC_CALL_UPDATE_TOPOLOGY;
+            message.topology_serial = answered ? peer->call_serial : 0;
+            if (answered) peer->call = PC_CALL_NONE;
+            pc_master_tell(master, peer, PC_MSG_EPOCH, &message);
+        }
+    }
+}
+
+static void forget_gone(struct pc_master *master) {
+    PC_EACH_PEER(master, peer) {
+        peer->flushed_count = 0;
+        if (peer->state != PC_PEER_GONE) continue;
+        pc_master_forget_pairs(master, peer->id);
+        pc_master_free_peer(master, peer);
+    }
+}
+
+static void drop_empty_groups(struct pc_master *master) {
+    for (struct pc_list *node = master->groups.next, *next; node != &master->groups; node = next) {
+        next = node->next;
+        struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
+        group->flushing = false;
+        bool used = false;
+        PC_EACH_PEER(master, peer) used |= peer->state >= PC_PEER_DIAL_BACK && peer->group == group->number;
+        if (used) continue;
+        pc_list_remove(&group->node);
+        free(group->ring);
+        free(group);
+    }
+}
+
+void pc_master_flip(struct pc_master *master, bool topology) {
+    master->epoch++;
+    plan_all(master);
+    send_epoch(master, topology);
+    for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next) {
+        const struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
+        if (group->epoch == master->epoch) pc_master_forget_ops(master, group);
+    }
+    forget_gone(master);
+    drop_empty_groups(master);
+    for (size_t i = 0; i < master->pair_count; i++) {
+        if (!master->pairs[i].renew) continue;
+        master->pairs[i].renew = false;
+        pc_master_introduce(master, &master->pairs[i]);
+    }
+    master->flushing = master->flip_wanted = false;
+    master->cause = (pc_error){0};
+    PC_LOG(pcclLogInfo, "%s: epoch %llu committed", master->machine.name, (unsigned long long)master->epoch);
+}
+
+void pc_master_try_flip(struct pc_master *master) {
+    if (!master->flip_wanted || master->ending) return;
+    PC_EACH_PEER(master, peer) {
+        if (peer->freeze_waited) return;
+    }
+    pc_master_flip(master, false);
+}

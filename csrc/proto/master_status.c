@@ -1,0 +1,124 @@
+/* The report for `pccl status`: JSON text, made here so that every client shows the same. Read only. */
+#include "base/log.h"
+#include "proto/master_state.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+static void put(struct pc_writer *out, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void put(struct pc_writer *out, const char *format, ...) {
+    char text[512];
+    va_list args;
+    va_start(args, format);
+    const int len = vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    if (len > 0) pc_writer_bytes(out, text, (size_t)len < sizeof text ? (size_t)len : sizeof text - 1);
+}
+
+/* A JSON string. Texts of peers have no control characters (pc_text_copy); quotes and backslashes are escaped. */
+static void put_text(struct pc_writer *out, const char *text) {
+    put(out, "\"");
+    for (; *text != '\0'; text++) {
+        if (*text == '"' || *text == '\\') pc_writer_bytes(out, "\\", 1);
+        pc_writer_bytes(out, text, 1);
+    }
+    put(out, "\"");
+}
+
+static void put_peers(struct pc_writer *out, struct pc_master *master, bool members, uint64_t now_ns) {
+    bool first = true;
+    PC_EACH_PEER(master, peer) {
+        const bool member = peer->state == PC_PEER_MEMBER;
+        if (member != members || peer->state == PC_PEER_GONE) continue;
+        uint32_t rank = 0;
+        PC_EACH_PEER(master, other) rank += pc_master_votes(other) && other->group == peer->group && other->id < peer->id;
+        put(out, "%s{\"id\":%llu,\"group\":%u,\"rank\":%u,\"observer\":%s,\"pid\":%llu,\"address\":", first ? "" : ",",
+            (unsigned long long)peer->id, peer->group, rank, peer->observer ? "true" : "false",
+            (unsigned long long)peer->pid);
+        put_text(out, peer->address_text);
+        put(out, ",\"host\":");
+        put_text(out, peer->host);
+        const uint64_t heard_ns = peer->stream != NULL ? peer->stream->heard_ns : peer->lost_ns;
+        put(out, ",\"last_heard_ms\":%llu,\"call\":", (unsigned long long)((now_ns - heard_ns) / PC_NS_PER_MS));
+        if (peer->call == PC_CALL_NONE) {
+            put(out, "null}");
+        } else {
+            put(out, "\"%s\"}", pc_call_name(peer->call));
+        }
+        first = false;
+    }
+}
+
+static void put_op(struct pc_writer *out, struct pc_master *master, const struct pc_pending_op *op, bool first) {
+    put(out, "%s{\"group\":%u,\"tag\":%llu,\"seq\":%llu,\"done\":[", first ? "" : ",", op->key.group,
+        (unsigned long long)op->key.tag, (unsigned long long)op->key.seq);
+    for (size_t i = 0; i < op->done_count; i++) put(out, "%s%llu", i > 0 ? "," : "", (unsigned long long)op->done[i]);
+    put(out, "],\"waiting\":[");
+    bool first_id = true;
+    PC_EACH_PEER(master, peer) {
+        bool done = !pc_master_votes(peer) || peer->group != op->key.group;
+        for (size_t i = 0; i < op->done_count && !done; i++) done = op->done[i] == peer->id;
+        if (done) continue;
+        put(out, "%s%llu", first_id ? "" : ",", (unsigned long long)peer->id);
+        first_id = false;
+    }
+    put(out, "]}");
+}
+
+static bool missing(const struct pc_peer *other, const struct pc_peer *peer, const struct pc_stall *stall) {
+    if (other == peer || !pc_master_votes(other)) return false;
+    if (stall->kind != PC_CALL_ALL_REDUCE) {
+        return other->call != stall->kind && (stall->kind != PC_CALL_SYNC_STATE || other->group == peer->group);
+    }
+    if (other->group != peer->group) return false;
+    for (size_t i = 0; i < other->started_count; i++) {
+        if (pc_op_key_equal(&other->started[i], &stall->key)) return false;
+    }
+    return true;
+}
+
+static void put_waits(struct pc_writer *out, struct pc_master *master) {
+    bool first = true;
+    PC_EACH_PEER(master, peer) {
+        for (uint32_t i = 0; i < peer->stall_count && peer->state == PC_PEER_MEMBER; i++) {
+            const struct pc_stall *stall = &peer->stalls[i];
+            put(out, "%s{\"peer\":%llu,\"call\":\"%s\",\"tag\":%llu,\"since_ms\":%llu,\"for\":[", first ? "" : ",",
+                (unsigned long long)peer->id, pc_call_name(stall->kind), (unsigned long long)stall->key.tag,
+                (unsigned long long)stall->blocked_ms);
+            bool first_id = true;
+            PC_EACH_PEER(master, other) {
+                if (!missing(other, peer, stall)) continue;
+                put(out, "%s%llu", first_id ? "" : ",", (unsigned long long)other->id);
+                first_id = false;
+            }
+            put(out, "]}");
+            first = false;
+        }
+    }
+}
+
+void pc_master_status(struct pc_master *master, struct pc_peer *peer, uint64_t now_ns) {
+    struct pc_writer out = {0};
+    put(&out, "{\"run\":\"");
+    for (size_t i = 0; i < sizeof master->config.run; i++) put(&out, "%02x", master->config.run[i]);
+    put(&out, "\",\"incarnation\":%llu,\"epoch\":%llu,\"members\":[", (unsigned long long)master->config.incarnation,
+        (unsigned long long)master->epoch);
+    put_peers(&out, master, true, now_ns);
+    put(&out, "],\"pending\":[");
+    put_peers(&out, master, false, now_ns);
+    put(&out, "],\"ops\":[");
+    bool first = true;
+    for (int i = 0; i < PC_OP_BUCKETS; i++) {
+        for (struct pc_list *node = master->ops[i].next; node != &master->ops[i]; node = node->next) {
+            put_op(&out, master, PC_LIST_ENTRY(node, struct pc_pending_op, node), first);
+            first = false;
+        }
+    }
+    put(&out, "],\"waits\":[");
+    put_waits(&out, master);
+    put(&out, "]}");
+    const struct pc_text json = {(const char *)out.data, out.failed ? 0 : (uint32_t)out.len};
+    pc_master_tell(master, peer, PC_MSG_STATUS_REPLY, &(struct pc_msg_status_reply){json});
+    pc_writer_fini(&out);
+}
