@@ -169,7 +169,7 @@ def report(run: Run, picture: Path, duration_s: float) -> int:
     first, last = run.history.losses[0], end["held_out_loss"]
     print(f"all {len(run.ends)} hold the same weights, bit for bit")
     print(f"loss {first:.3f} at the start, {last:.3f} on text that nobody was trained on; {duration_s:.0f} s")
-    print(f"the fault cost {1e3 * run.history.lost_s:.0f} ms\n\nthe model writes:\n{end['sample']}\n")
+    print(f"the fault cost {1e3 * run.history.lost_s:.1f} ms\n\nthe model writes:\n{end['sample']}\n")
     plot(run.history, picture)
     print(f"picture: {picture}")
     return 0
@@ -188,7 +188,8 @@ def main() -> int:
     def stop(*_: object) -> None:
         raise SystemExit(130)
 
-    signal.signal(signal.SIGTERM, stop)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
     start = time.monotonic()
     try:
         with Processes() as processes:

@@ -22,6 +22,8 @@ from pathlib import Path
 
 import psutil
 
+import pccl
+
 TESTS = Path(__file__).resolve().parent
 PATIENCE_S = 30.0
 
@@ -51,7 +53,8 @@ class Process:
         )
         self.pid = self.popen.pid
         self.lines = queue.SimpleQueue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self):
         for line in self.popen.stdout:
@@ -77,6 +80,8 @@ class Process:
         self.popen.send_signal(signal.SIGCONT)
         self.popen.kill()
         self.popen.wait()
+        self._reader.join(5)
+        self.popen.stdout.close()
 
     def __repr__(self):
         return self.name
@@ -157,7 +162,7 @@ def gather(peer, world):
 
 
 def world_sizes(peer):
-    return peer.comm.get_attribute(pccl.Attribute.GLOBAL_WORLD_SIZE), peer.comm.world_size  # noqa: F821
+    return peer.comm.get_attribute(pccl.Attribute.GLOBAL_WORLD_SIZE), peer.comm.world_size
 
 
 class Cluster:

@@ -71,6 +71,8 @@ class Connection:
             threading.Thread(target=self._pump, args=(source, sink, direction), daemon=True)
             for source, sink, direction in ((dialler, target, "up"), (target, dialler, "down"))
         ]
+
+    def start(self):
         for thread in self._threads:
             thread.start()
 
@@ -96,10 +98,10 @@ class Connection:
             with contextlib.suppress(OSError):
                 if reset:
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    end.shutdown(socket.SHUT_RD)  # wakes the pump without a word to the other end
+                    end.close()
                 else:
                     end.shutdown(socket.SHUT_RDWR)
-                if reset:
-                    end.close()
 
     def close(self):
         self.cut()
@@ -135,7 +137,9 @@ class Proxy:
             target.settimeout(None)
             for end in (dialler, target):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._connections.append(Connection(dialler, target, self.gates["up"], self.gates["down"]))
+            connection = Connection(dialler, target, self.gates["up"], self.gates["down"])
+            self._connections.append(connection)
+            connection.start()
 
     def connections(self, pid=None):
         """Those that are alive; with ``pid``, those that this process dialled."""

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import signal
-import sys
 import threading
 import time
 

@@ -82,7 +82,7 @@ static void fail_call(struct pc_member *member, struct pc_call *call, pc_status 
 void pc_member_lose(struct pc_member *member, const pc_error *error, bool flush_control) {
     const bool joined = member->phase == PC_MEMBER_MEMBER;
     if (member->phase == PC_MEMBER_IDLE || member->phase == PC_MEMBER_LOST) return;
-    PC_LOG(joined ? pcclLogWarn : pcclLogInfo, "%s: out of the run: %s", member->machine.name, error->message);
+    PC_LOG(joined && error->code != pcclCancelled ? pcclLogWarn : pcclLogInfo, "%s: out of the run: %s", member->machine.name, error->message);
     member->lost = *error;
     member->phase = joined ? PC_MEMBER_LOST : PC_MEMBER_IDLE;
     pc_member_sync_end(member, false);
@@ -170,12 +170,17 @@ static void op_closed(struct pc_machine *machine, struct pc_stream *stream, int 
     char address[64];
     pc_address_format(&stream->remote, address, sizeof address);
     const bool control = stream->role == PC_ROLE_CONTROL;
+    const char *who = control ? "the master" : "the peer";
+    const pc_status code = control ? pcclMasterConnectionFailed : pcclRankConnectionLost;
     error.sys_errno = sys_errno;
-    error.last_heard_ms = (now_ns - stream->heard_ns) / PC_NS_PER_MS;
     pc_text_copy(error.peer_address, sizeof error.peer_address, pc_text_of(address));
-    pc_error_set(&error, control ? pcclMasterConnectionFailed : pcclRankConnectionLost, "%s %s at %s (last heard %llu ms ago)",
-                 stream->open ? "connection closed by" : "no connection to", control ? "the master" : "the peer",
-                 address, (unsigned long long)error.last_heard_ms);
+    if (stream->open) {
+        error.last_heard_ms = (now_ns - stream->heard_ns) / PC_NS_PER_MS;
+        pc_error_set(&error, code, "connection closed by %s at %s (last heard %llu ms ago)", who, address,
+                     (unsigned long long)error.last_heard_ms);
+    } else {
+        pc_error_set(&error, code, "no connection to %s at %s: %s", who, address, strerror(sys_errno));
+    }
     if (control) pc_error_hint(&error, "check that the master runs and is reachable; connect again to join as a newcomer");
     pc_member_break(member, stream, &error, now_ns);
     finish(member);

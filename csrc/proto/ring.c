@@ -154,21 +154,26 @@ pc_status pc_ring_sink(struct pc_ring *ring, uint32_t round, uint32_t segment, u
 }
 
 /*
- * The last addition to a chunk. The sum may lie in the very place of the result or of its undo copy, so it goes through
- * small blocks: result of a block aside, then the undo copy of it, then the result into place.
+ * The last addition to a chunk. Block by block, so that what the undo copy reads is still in the cache for the sum. When
+ * the partial sum lies in the very place of the result or of the undo copy, a block's result waits aside.
  */
 static void finish(struct pc_ring *ring, uint32_t chunk, uint32_t segment, struct pc_range range, const uint8_t *data) {
-    enum { BLOCK_ELEMS = 512, ELEM_MAX = 8 };
-    uint8_t block[BLOCK_ELEMS * ELEM_MAX];
+    enum { BLOCK_ELEMS = 2048, ELEM_MAX = 8 };
+    uint8_t aside[BLOCK_ELEMS * ELEM_MAX];
     const uint32_t elem = ring->plan.elem_bytes;
     uint8_t *place = final_place(ring, range);
+    const bool apart = data != place && (ring->shadow == NULL || data != shadow_place(ring, range));
     for (uint32_t at = 0; at < range.elems; at += BLOCK_ELEMS) {
         const uint32_t elems = range.elems - at < BLOCK_ELEMS ? range.elems - at : BLOCK_ELEMS;
         const size_t offset = (size_t)at * elem, len_bytes = (size_t)elems * elem;
-        pc_reduce_finish(ring->dtype, ring->redop, block, data + (size_t)at * ring->plan.acc_bytes,
-                         own_place(ring, range) + offset, elems, ring->plan.n);
+        const uint8_t *sum = data + (size_t)at * ring->plan.acc_bytes, *own = own_place(ring, range) + offset;
+        if (!apart) pc_reduce_finish(ring->dtype, ring->redop, aside, sum, own, elems, ring->plan.n);
         if (ring->in_place) memcpy(shadow_place(ring, range) + offset, place + offset, len_bytes);
-        memcpy(place + offset, block, len_bytes);
+        if (apart) {
+            pc_reduce_finish(ring->dtype, ring->redop, place + offset, sum, own, elems, ring->plan.n);
+        } else {
+            memcpy(place + offset, aside, len_bytes);
+        }
     }
     if (ring->in_place) set_bit(ring->saved, range_bit(ring, chunk, segment));
 }

@@ -32,6 +32,7 @@ class Trainer:
     optimizer: model.Adam = field(default_factory=lambda: model.Adam(model.SIZE))
     step: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
     sent_bytes: int = 0
+    lost_s: float = 0.0  # spent in calls that a dead peer spoiled
 
     def __post_init__(self) -> None:
         # One element more than there are parameters: the batch's loss travels with the last group.
@@ -48,7 +49,11 @@ class Trainer:
 
     def admit_newcomers(self) -> None:
         """Take in the peers that wait, and give them the state. Whoever was admitted makes the same sync() call."""
-        if self.comm.are_peers_pending():
+        start, world = time.monotonic(), self.comm.world_size
+        pending = self.comm.are_peers_pending()
+        if self.comm.world_size < world:
+            self.lost_s += time.monotonic() - start
+        if pending:
             self.comm.update_topology()
             self.sync()
 
@@ -80,12 +85,13 @@ class Trainer:
 
     def finish(self, tag: int, handle: pccl.AsyncReduceHandle | None) -> None:
         """A part that lost a peer is as it was before; average it again, with the peers that are left."""
+        start = time.monotonic()
         try:
             if handle is not None:
                 self.sent_bytes += handle.result().tx_bytes
                 return
         except (pccl.TooFewPeersError, pccl.RankConnectionLostError):
-            pass
+            self.lost_s += time.monotonic() - start
         while self.comm.world_size > 1:
             try:
                 self.sent_bytes += self.comm.all_reduce(self.parts[tag], op="avg", tag=tag, retry=True).tx_bytes
@@ -100,25 +106,17 @@ class Trainer:
 def train(trainer: Trainer, shard: np.ndarray, arguments: argparse.Namespace) -> None:
     comm = trainer.comm
     rng = np.random.default_rng(arguments.shard)
-    usual_s = 0.0
-    world = comm.world_size
     while trainer.step[0] < arguments.steps:
-        start = time.monotonic()
-        world_before = world
-        trainer.admit_newcomers()
         contexts, targets = model.batch(shard, arguments.batch, rng)
         loss = trainer.train_step(contexts, targets, model.rate(int(trainer.step[0]) + 1, arguments.steps))
-        duration_s = time.monotonic() - start
-        world = comm.world_size
-        lost_s = max(0.0, duration_s - usual_s) if world < world_before else 0.0
-        usual_s = duration_s if usual_s == 0 else 0.9 * usual_s + 0.1 * duration_s
+        trainer.admit_newcomers()  # at the end: a newcomer goes straight to the step that the others do next
         say(
             "step",
             step=int(trainer.step[0]),
             loss=loss,
-            world=world,
+            world=comm.world_size,
             sent_bytes=trainer.sent_bytes,
-            lost_s=lost_s,
+            lost_s=trainer.lost_s,
         )
 
 

@@ -25,7 +25,7 @@ class History:
         self.losses.append(line["loss"])
         self.worlds.append(int(line["world"]))
         self.sent_bytes = int(line["sent_bytes"])
-        self.lost_s += line["lost_s"]
+        self.lost_s = line["lost_s"]
 
     def smooth_losses(self, width: int) -> list[float]:
         """The mean of the last ``width`` losses, at each step."""
@@ -49,7 +49,7 @@ class Table:
         if not stays and not self._live:
             return
         recent = history.losses[-self._every :]
-        lost = f"{1e3 * history.lost_s:.0f} ms" if history.lost_s else "-"
+        lost = f"{1e3 * history.lost_s:.1f} ms" if history.marks else "-"
         row = (
             f"{history.steps[-1]:>6}  {sum(recent) / len(recent):>6.3f}  {history.worlds[-1]:>10}"
             f"  {history.sent_bytes / 1e6:>9.1f}  {lost:>17}"
