@@ -625,6 +625,11 @@ cdef class Comm:
         if self.closed or self.ptr == NULL or self.pid != getpid():
             return
         self.closed = True
+        # Leaving first, so that the operations in flight end at the others as with a lost peer, which they can retry.
+        cdef pcclComm_t *leaving = self.ptr
+        if len(self.requests) + len(self.orphans) > 0:
+            with nogil:
+                pcclAbort(leaving)
         for request in [*self.requests, *self.orphans]:
             request.close()
         while self.users > 0:

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import psutil
+from proxy import Proxy
 
 import pccl
 
@@ -148,8 +149,11 @@ class Peer(Process):
 
     def listening_port(self):
         """Where its links are accepted."""
-        ports = [c.laddr.port for c in psutil.Process(self.pid).net_connections("tcp") if c.status == "LISTEN"]
-        return ports[0]
+
+        def ports():
+            return [c.laddr.port for c in psutil.Process(self.pid).net_connections("tcp") if c.status == "LISTEN"]
+
+        return eventually(ports)[0]
 
 
 def connect(peer, master, n_attempts=5, **options):
@@ -219,6 +223,18 @@ class Cluster:
         peers = [self.spawn() for _ in range(count)]
         self.connect(peers, members, **options)
         return sorted(peers, key=lambda peer: peer.id)
+
+    def spawn_behind_proxy(self, **environment):
+        """A peer that others reach through a proxy of its own, ``peer.proxy``."""
+        proxy = self._stack.enter_context(contextlib.closing(Proxy(lambda: peer.listening_port())))
+        peer = self.spawn(PCCL_ADVERTISE=proxy.address, PCCL_PORT_RANGE="10000-30000", **environment)
+        peer.proxy = proxy
+        return peer
+
+    def join_in_order(self, peers, **options):
+        """Connect these one after the other, so that their ids and ranks grow as listed."""
+        for at, peer in enumerate(peers):
+            self.connect([peer], peers[:at], **options)
 
     @staticmethod
     def start(peers, function, **arguments):

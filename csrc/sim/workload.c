@@ -1,0 +1,585 @@
+/*
+ * User programs and laws of the simulation.
+ *
+ * Laws, checked at every completion and every event:
+ *   L1  every call ends within CALL_LIMIT of virtual time, and every program that was not killed comes to its end
+ *   L2  an attempt of an operation succeeds on all that survive it or fails on all; after a failure the buffer is as before
+ *   L3  all that succeed hold the same bytes, and these are the sum over those that took part
+ *   L4  epochs only grow; one number, one member list
+ *   L5  the number of participants that the result names is the number of those in it
+ * Who took part is in the data: element 0 of a buffer is one bit for each peer, so that a sum is the set of its parts.
+ */
+#include "sim/workload.h"
+
+#include "base/checked.h"
+#include "math/digest.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    TAGS_MAX = 3,
+    STATE_ELEMS = 24,
+    ATTEMPTS_MAX = 24,
+    EPOCHS_MAX = 512,
+    CALL_LIMIT_S = 90,
+    RUN_LIMIT_S = 900
+};
+
+enum alarm { ALARM_START, ALARM_NEXT, ALARM_CRASH, ALARM_VANISH, ALARM_PAUSE, ALARM_CUT, ALARM_DEAFEN, ALARM_CHECK };
+
+/* Named by what is waited for. */
+enum program_state { WAIT_START, WAIT_CONNECT, WAIT_PENDING, WAIT_UPDATE, WAIT_SYNC, WAIT_REDUCE, WAIT_DELAY, FINISHED };
+
+struct reduction {
+    struct pc_call call;
+    int64_t *send, *recv;
+    bool in_place, done;
+    uint32_t attempt;
+};
+
+struct program {
+    struct pc_process *process;
+    uint32_t slot;
+    enum program_state state, after_delay;
+    struct pc_call call;
+    bool call_out, topology_changed, left, killed;
+    uint64_t step, epoch, waiting_ns;
+    struct reduction reductions[TAGS_MAX];
+    uint32_t reduction_count;
+    int64_t state_data[STATE_ELEMS], state_step;
+    struct pc_tensor tensors[2];
+    bool state_spoiled;
+};
+
+/* One attempt of one operation of the program, as its participants saw it. */
+struct attempt {
+    uint64_t winners, losers; /* slots */
+    uint64_t digest, first_epoch;
+    uint32_t world;
+};
+
+struct pc_workload {
+    struct pc_workload_config config;
+    struct pc_world *world;
+    struct program programs[PC_WORLD_PROCESSES_MAX];
+    uint32_t program_count;
+    struct attempt *attempts; /* [step][tag][attempt] */
+    uint64_t epoch_lists[EPOCHS_MAX];
+    uint64_t committed, aborted;
+    bool stop, broken;
+    char verdict[512];
+};
+
+static void violate(struct pc_workload *workload, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void violate(struct pc_workload *workload, const char *format, ...) {
+    if (workload->broken) return;
+    workload->broken = workload->stop = true;
+    char text[400];
+    va_list args;
+    va_start(args, format);
+    (void)vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    (void)snprintf(workload->verdict, sizeof workload->verdict, "%s (at %.6f s)", text,
+                   (double)pc_world_now(workload->world) / 1e9);
+}
+
+/* The data of the programs: pure functions of (seed, step, tag) ---------------------------------------------------- */
+
+static uint64_t mix(uint64_t a, uint64_t b, uint64_t c) {
+    const uint64_t words[3] = {a, b, c};
+    return pc_digest64(words, sizeof words);
+}
+
+static uint32_t tags_of(const struct pc_workload *workload, uint64_t step) {
+    return 1 + (uint32_t)(mix(workload->config.seed, step, 1) % TAGS_MAX);
+}
+
+static uint64_t count_of(const struct pc_workload *workload, uint64_t step, uint32_t tag) {
+    const uint64_t draw = mix(workload->config.seed, step, 100 + tag);
+    if (draw % 16 == 0) return draw / 16 % 4; /* none, or fewer than peers */
+    if (draw % 32 == 1) return 9000 + draw / 32 % 60000; /* beyond the eager part, and beyond a segment */
+    return 1 + draw / 32 % 300;
+}
+
+static bool in_place_of(const struct pc_workload *workload, uint64_t step, uint32_t tag) {
+    return mix(workload->config.seed, step, 200 + tag) % 4 != 0;
+}
+
+static int64_t value_of(uint32_t slot, uint64_t step, uint32_t tag, uint64_t i) {
+    return i == 0 ? (int64_t)(1ull << (slot - 1)) : (int64_t)((slot * 7919 + step * 31 + tag * 17 + i) % 1000);
+}
+
+static int64_t state_of(const struct pc_workload *workload, uint64_t step, uint64_t i) {
+    return (int64_t)mix(workload->config.seed ^ 0x5745, step, i);
+}
+
+static struct attempt *attempt_of(struct pc_workload *workload, uint64_t step, uint32_t tag, uint32_t attempt) {
+    return &workload->attempts[(step * TAGS_MAX + tag) * ATTEMPTS_MAX + attempt];
+}
+
+/* Posting ------------------------------------------------------------------------------------------------------- */
+
+static void post(struct pc_workload *workload, struct program *program, struct pc_call *call) {
+    call->user = program;
+    call->blocking = true;
+    program->waiting_ns = pc_world_now(workload->world);
+    pc_world_post(program->process, call);
+}
+
+static void post_joint(struct pc_workload *workload, struct program *program, enum pc_call_kind kind,
+                       enum program_state state) {
+    memset(&program->call, 0, sizeof program->call);
+    program->call.kind = kind;
+    program->state = state;
+    program->call_out = true;
+    post(workload, program, &program->call);
+}
+
+static void delay(struct pc_workload *workload, struct program *program, uint64_t delay_ns) {
+    program->state = WAIT_DELAY;
+    pc_world_alarm(workload->world, pc_world_now(workload->world) + delay_ns, ALARM_NEXT, program->slot);
+}
+
+static void fill(struct program *program, struct reduction *reduction, uint32_t tag, uint64_t count) {
+    for (uint64_t i = 0; i < count; i++) reduction->send[i] = value_of(program->slot, program->step, tag, i);
+}
+
+static bool unchanged(const struct program *program, const struct reduction *reduction, uint32_t tag, uint64_t count) {
+    for (uint64_t i = 0; i < count; i++) {
+        if (reduction->send[i] != value_of(program->slot, program->step, tag, i)) return false;
+    }
+    return true;
+}
+
+static void post_reduction(struct pc_workload *workload, struct program *program, uint32_t tag) {
+    struct reduction *reduction = &program->reductions[tag];
+    const uint64_t count = count_of(workload, program->step, tag);
+    memset(&reduction->call, 0, sizeof reduction->call);
+    reduction->call.kind = PC_CALL_ALL_REDUCE;
+    reduction->call.tag = tag;
+    reduction->call.shape = (struct pc_op_shape){.count = count, .dtype = pcclInt64, .redop = pcclSum};
+    /* A user error now and then: one peer calls with another count. All must be told, and the retry must work. */
+    const bool wrong = reduction->attempt == 0 && count > 1 && program->slot == 1 &&
+                       mix(workload->config.seed, program->step, 300 + tag) % 64 == 0;
+    if (wrong) reduction->call.shape.count = count - 1;
+    reduction->call.send = reduction->send;
+    reduction->call.recv = reduction->in_place ? reduction->send : reduction->recv;
+    reduction->done = false;
+    post(workload, program, &reduction->call);
+}
+
+static void free_reductions(struct program *program) {
+    for (uint32_t tag = 0; tag < program->reduction_count; tag++) {
+        free(program->reductions[tag].send);
+        free(program->reductions[tag].recv);
+    }
+    program->reduction_count = 0;
+}
+
+static void start_reductions(struct pc_workload *workload, struct program *program) {
+    free_reductions(program);
+    program->state = WAIT_REDUCE;
+    program->reduction_count = tags_of(workload, program->step);
+    memset(program->reductions, 0, sizeof program->reductions);
+    for (uint32_t tag = 0; tag < program->reduction_count; tag++) {
+        struct reduction *reduction = &program->reductions[tag];
+        const uint64_t count = count_of(workload, program->step, tag);
+        reduction->in_place = in_place_of(workload, program->step, tag);
+        reduction->send = malloc(count * sizeof(int64_t) + 8);
+        reduction->recv = malloc(count * sizeof(int64_t) + 8);
+        fill(program, reduction, tag, count);
+    }
+    const uint64_t turn = pc_world_random(workload->world);
+    for (uint32_t i = 0; i < program->reduction_count && program->state == WAIT_REDUCE; i++) {
+        post_reduction(workload, program, (uint32_t)((i + turn) % program->reduction_count));
+    }
+}
+
+static void start_sync(struct pc_workload *workload, struct program *program) {
+    memset(&program->call, 0, sizeof program->call);
+    program->state_step = (int64_t)program->step;
+    program->tensors[0] = (struct pc_tensor){"step", (uint8_t *)&program->state_step, 1, 8, pcclInt64, false, {0}, NULL};
+    program->tensors[1] = (struct pc_tensor){
+        "weights", (uint8_t *)program->state_data, STATE_ELEMS, sizeof program->state_data, pcclInt64, false, {0}, NULL};
+    program->call.kind = PC_CALL_SYNC_STATE;
+    program->call.tensors = program->tensors;
+    program->call.tensor_count = 2;
+    program->call.revision = program->step + 1;
+    if (pc_call_prepare_sync(&program->call) != pcclSuccess) abort();
+    /* A source whose memory changes after the offer, by a bug: its receivers must notice, and keep what they had. */
+    program->state_spoiled = workload->config.faults && program->step > 0 && pc_world_below(workload->world, 12) == 0;
+    if (program->state_spoiled) program->state_data[3] ^= 1;
+    program->state = WAIT_SYNC;
+    program->call_out = true;
+    post(workload, program, &program->call);
+}
+
+/* The program --------------------------------------------------------------------------------------------------- */
+
+static void leave(struct pc_workload *workload, struct program *program) {
+    program->left = true;
+    post_joint(workload, program, PC_CALL_LEAVE, FINISHED);
+}
+
+static void begin_step(struct pc_workload *workload, struct program *program) {
+    if (program->step >= workload->config.ops) {
+        leave(workload, program);
+    } else if (program->topology_changed) {
+        start_sync(workload, program);
+    } else {
+        post_joint(workload, program, PC_CALL_PEERS_PENDING, WAIT_PENDING);
+    }
+}
+
+static void end_step(struct pc_workload *workload, struct program *program) {
+    for (uint32_t tag = 0; tag < program->reduction_count; tag++) {
+        const struct reduction *reduction = &program->reductions[tag];
+        const uint64_t count = count_of(workload, program->step, tag);
+        if (!reduction->in_place && !unchanged(program, reduction, tag, count)) {
+            violate(workload, "L2: peer %u, step %llu: the send buffer changed", program->slot,
+                    (unsigned long long)program->step);
+        }
+    }
+    free_reductions(program);
+    program->step++;
+    for (uint64_t i = 0; i < STATE_ELEMS; i++) program->state_data[i] = state_of(workload, program->step, i);
+    const uint64_t think_ns = pc_world_below(workload->world, 8) == 0 ? pc_world_below(workload->world, 50000000) : 0;
+    delay(workload, program, think_ns);
+}
+
+/* Out of the run, by its own error: it ends. That others see it so, too, is checked at them. */
+static bool expelled(pc_status code) {
+    return code == pcclEvicted || code == pcclOutcomeUnknown || code == pcclMasterConnectionFailed ||
+           code == pcclCancelled || code == pcclRefused;
+}
+
+static void give_up(struct pc_workload *workload, struct program *program) {
+    program->state = FINISHED;
+    program->left = true;
+}
+
+static void check_result(struct pc_workload *workload, struct program *program, uint32_t tag) {
+    struct reduction *reduction = &program->reductions[tag];
+    const uint64_t count = count_of(workload, program->step, tag);
+    const int64_t *data = reduction->call.recv;
+    const uint32_t world = reduction->call.outcome.reduce.local_world_size;
+    struct attempt *attempt = attempt_of(workload, program->step, tag, reduction->attempt);
+    const uint64_t digest = pc_digest64(data, count * sizeof *data);
+    if (attempt->winners != 0 && (attempt->digest != digest || attempt->world != world)) {
+        violate(workload, "L3: step %llu tag %u: peer %u holds other bytes than its peers",
+                (unsigned long long)program->step, tag, program->slot);
+    }
+    attempt->digest = digest;
+    attempt->world = world;
+    attempt->winners |= 1ull << (program->slot - 1);
+    if (count == 0) return;
+    const uint64_t mask = (uint64_t)data[0];
+    if ((uint32_t)__builtin_popcountll(mask) != world || (mask >> (program->slot - 1) & 1) == 0) {
+        violate(workload, "L5: step %llu tag %u: peer %u was told of %u participants, the data has %d",
+                (unsigned long long)program->step, tag, program->slot, world, __builtin_popcountll(mask));
+    }
+    for (uint64_t i = 1; i < count; i++) {
+        int64_t sum = 0;
+        for (uint32_t slot = 1; slot <= 64; slot++) {
+            if ((mask >> (slot - 1) & 1) != 0) sum += value_of(slot, program->step, tag, i);
+        }
+        if (sum == data[i]) continue;
+        violate(workload, "L3: step %llu tag %u: element %llu at peer %u is wrong", (unsigned long long)program->step, tag,
+                (unsigned long long)i, program->slot);
+        return;
+    }
+}
+
+/* Winners and losers of one attempt: only those that were expelled may see it otherwise. */
+static void check_agreement(struct pc_workload *workload, struct program *program, uint32_t tag) {
+    const struct reduction *reduction = &program->reductions[tag];
+    const struct attempt *attempt = attempt_of(workload, program->step, tag, reduction->attempt);
+    if (attempt->winners != 0 && attempt->losers != 0) {
+        violate(workload, "L2: step %llu tag %u attempt %u: success at peers %llx, failure at %llx",
+                (unsigned long long)program->step, tag, reduction->attempt, (unsigned long long)attempt->winners,
+                (unsigned long long)attempt->losers);
+    }
+}
+
+static void on_reduced(struct pc_workload *workload, struct program *program, struct reduction *reduction) {
+    const uint32_t tag = (uint32_t)(reduction - program->reductions);
+    const uint64_t count = count_of(workload, program->step, tag);
+    const pc_status code = reduction->call.outcome.error.code;
+    if (code == pcclSuccess) {
+        workload->committed++;
+        check_result(workload, program, tag);
+        check_agreement(workload, program, tag);
+        reduction->done = true;
+    } else {
+        workload->aborted++;
+        if (reduction->in_place && !unchanged(program, reduction, tag, count)) {
+            violate(workload, "L2: step %llu tag %u: the buffer of peer %u is not as before after %s",
+                    (unsigned long long)program->step, tag, program->slot, pc_status_name(code));
+        }
+        if (reduction->call.outcome.error.message[0] == '\0') {
+            violate(workload, "L7: %s without a message at peer %u", pc_status_name(code), program->slot);
+        }
+        if (expelled(code)) {
+            give_up(workload, program);
+            return;
+        }
+        if (code == pcclTooFewPeers) {
+            reduction->done = true; /* alone: its own values are the result */
+        } else if (code == pcclRankConnectionLost || code == pcclMismatch) {
+            attempt_of(workload, program->step, tag, reduction->attempt)->losers |= 1ull << (program->slot - 1);
+            check_agreement(workload, program, tag);
+            if (++reduction->attempt == ATTEMPTS_MAX) {
+                violate(workload, "L1: step %llu tag %u failed %u times at peer %u", (unsigned long long)program->step, tag,
+                        ATTEMPTS_MAX, program->slot);
+                return;
+            }
+            post_reduction(workload, program, tag);
+            return;
+        } else {
+            violate(workload, "L7: unexpected %s at peer %u: %s", pc_status_name(code), program->slot,
+                    reduction->call.outcome.error.message);
+            return;
+        }
+    }
+    for (uint32_t i = 0; i < program->reduction_count; i++) {
+        if (!program->reductions[i].done) return;
+    }
+    if (program->state == WAIT_REDUCE) end_step(workload, program);
+}
+
+static void on_synced(struct pc_workload *workload, struct program *program) {
+    const pc_status code = program->call.outcome.error.code;
+    pc_call_fini_sync(&program->call);
+    if (program->state_spoiled) program->state_data[3] ^= 1;
+    if (code == pcclSuccess) {
+        const bool behind = (uint64_t)program->state_step != program->step;
+        program->step = (uint64_t)program->state_step;
+        if (program->state_spoiled && behind) program->state_data[3] ^= 1; /* received over the spoiled place */
+        for (uint64_t i = 0; i < STATE_ELEMS; i++) {
+            if (program->state_data[i] == state_of(workload, program->step, i)) continue;
+            violate(workload, "L3: the shared state of peer %u is wrong after a synchronisation to step %llu",
+                    program->slot, (unsigned long long)program->step);
+            return;
+        }
+        program->topology_changed = false;
+        if (program->step >= workload->config.ops) {
+            leave(workload, program);
+        } else {
+            start_reductions(workload, program);
+        }
+    } else if (expelled(code) || code == pcclInvalidUsage) {
+        give_up(workload, program);
+    } else {
+        if ((uint64_t)program->state_step != program->step) {
+            violate(workload, "L2: peer %u: a failed synchronisation changed its state", program->slot);
+        }
+        delay(workload, program, 0);
+    }
+}
+
+static void on_joint(struct pc_workload *workload, struct program *program) {
+    const pc_status code = program->call.outcome.error.code;
+    const enum program_state state = program->state;
+    program->call_out = false;
+    if (program->left) {
+        program->state = FINISHED;
+        return;
+    }
+    if (state == WAIT_SYNC) {
+        on_synced(workload, program);
+    } else if (code != pcclSuccess) {
+        if (expelled(code)) {
+            give_up(workload, program);
+        } else {
+            delay(workload, program, 0);
+        }
+    } else if (state == WAIT_CONNECT) {
+        program->topology_changed = true;
+        begin_step(workload, program);
+    } else if (state == WAIT_PENDING) {
+        if (program->call.outcome.pending) {
+            post_joint(workload, program, PC_CALL_UPDATE_TOPOLOGY, WAIT_UPDATE);
+        } else {
+            start_reductions(workload, program);
+        }
+    } else if (state == WAIT_UPDATE) {
+        start_sync(workload, program);
+    }
+}
+
+static void completed(void *context, struct pc_process *process, struct pc_call *call) {
+    struct pc_workload *workload = context;
+    struct program *program = call->user;
+    (void)process;
+    const uint64_t took_ns = pc_world_now(workload->world) - call->posted_ns;
+    if (took_ns > CALL_LIMIT_S * PC_NS_PER_S && call->kind != PC_CALL_CONNECT) {
+        violate(workload, "L1: %s of peer %u took %llu s", pc_call_name(call->kind), program->slot,
+                (unsigned long long)(took_ns / PC_NS_PER_S));
+    }
+    if (call->kind == PC_CALL_ALL_REDUCE) {
+        if (program->state == WAIT_REDUCE) {
+            on_reduced(workload, program, (struct reduction *)(void *)((char *)call - offsetof(struct reduction, call)));
+        }
+    } else {
+        on_joint(workload, program);
+    }
+}
+
+static void after_event(void *context, struct pc_process *process) {
+    struct pc_workload *workload = context;
+    if (process->member == NULL) return;
+    struct pc_member_view view;
+    pc_member_view(process->member, &view);
+    struct program *program = &workload->programs[process->slot];
+    if (view.epoch == program->epoch || !view.connected) return;
+    if (view.epoch < program->epoch) violate(workload, "L4: the epoch of peer %u went back", process->slot);
+    program->epoch = view.epoch;
+    const uint64_t list = pc_digest64(view.members, view.member_count * sizeof *view.members) | 1;
+    uint64_t *known = &workload->epoch_lists[view.epoch % EPOCHS_MAX];
+    if (view.epoch < EPOCHS_MAX && *known != 0 && *known != list) {
+        violate(workload, "L4: epoch %llu has two member lists", (unsigned long long)view.epoch);
+    }
+    *known = list;
+}
+
+/* Schedule ------------------------------------------------------------------------------------------------------ */
+
+static void start_program(struct pc_workload *workload, uint32_t slot) {
+    struct program *program = &workload->programs[slot];
+    program->slot = slot;
+    program->process = pc_world_start(workload->world, slot, 0);
+    if (program->process == NULL) abort();
+    for (uint64_t i = 0; i < STATE_ELEMS; i++) program->state_data[i] = state_of(workload, 0, i);
+    post_joint(workload, program, PC_CALL_CONNECT, WAIT_CONNECT);
+    pc_world_settle(program->process);
+}
+
+static void kill_program(struct pc_workload *workload, struct program *program, bool silent) {
+    if (program->process == NULL || !program->process->alive) return;
+    pc_world_crash(program->process, silent);
+    if (program->state == WAIT_SYNC && program->call_out) pc_call_fini_sync(&program->call);
+    free_reductions(program);
+    program->killed = true;
+    program->state = FINISHED;
+}
+
+static void check_progress(struct pc_workload *workload) {
+    bool finished = true;
+    for (uint32_t slot = 1; slot <= workload->program_count; slot++) finished &= workload->programs[slot].state == FINISHED;
+    const uint64_t now_ns = pc_world_now(workload->world);
+    if (finished) {
+        workload->stop = true;
+    } else if (now_ns > RUN_LIMIT_S * PC_NS_PER_S) {
+        for (uint32_t slot = 1; slot <= workload->program_count; slot++) {
+            const struct program *program = &workload->programs[slot];
+            if (program->state == FINISHED) continue;
+            violate(workload, "L1: peer %u never came to its end: step %llu, state %d", slot,
+                    (unsigned long long)program->step, program->state);
+        }
+    } else {
+        pc_world_alarm(workload->world, now_ns + PC_NS_PER_S / 4, ALARM_CHECK, 0);
+    }
+}
+
+static uint32_t any_slot(struct pc_workload *workload) {
+    return 1 + (uint32_t)pc_world_below(workload->world, workload->config.peers);
+}
+
+static void alarm(void *context, uint32_t what, uint32_t which) {
+    struct pc_workload *workload = context;
+    struct program *program = &workload->programs[which % PC_WORLD_PROCESSES_MAX];
+    const uint64_t seconds = PC_NS_PER_S;
+    switch ((enum alarm)what) {
+    case ALARM_START: start_program(workload, which); break;
+    case ALARM_NEXT:
+        if (program->state != WAIT_DELAY || !program->process->alive) return;
+        begin_step(workload, program);
+        pc_world_settle(program->process);
+        break;
+    case ALARM_CRASH: kill_program(workload, program, false); break;
+    case ALARM_VANISH: kill_program(workload, program, true); break;
+    case ALARM_PAUSE: {
+        const bool longer = pc_world_below(workload->world, 3) == 0;
+        if (program->process != NULL && program->process->alive) {
+            pc_world_pause(program->process, longer ? 6 * seconds + pc_world_below(workload->world, 10 * seconds)
+                                                    : pc_world_below(workload->world, 3 * seconds));
+        }
+        break;
+    }
+    case ALARM_CUT: pc_world_cut(workload->world, which, any_slot(workload)); break;
+    case ALARM_DEAFEN: {
+        const bool for_ever = pc_world_below(workload->world, 4) == 0;
+        const uint32_t other = (uint32_t)pc_world_below(workload->world, workload->config.peers + 1);
+        pc_world_deafen(workload->world, which, other, for_ever ? 0 : pc_world_below(workload->world, 3 * seconds));
+        break;
+    }
+    case ALARM_CHECK: check_progress(workload); break;
+    }
+}
+
+/* A schedule has none to three faults, in the time in which the programs run. */
+static void plan_faults(struct pc_workload *workload) {
+    static const enum alarm kinds[] = {ALARM_CRASH, ALARM_CRASH, ALARM_VANISH, ALARM_PAUSE, ALARM_CUT, ALARM_CUT,
+                                       ALARM_DEAFEN};
+    struct pc_world *world = workload->world;
+    const uint64_t span_ns = PC_NS_PER_MS * (10 + 4ull * workload->config.ops);
+    const uint64_t count = pc_world_below(world, 4);
+    for (uint64_t i = 0; i < count; i++) {
+        const enum alarm kind = kinds[pc_world_below(world, sizeof kinds / sizeof kinds[0])];
+        pc_world_alarm(world, PC_NS_PER_S + pc_world_below(world, span_ns), kind, any_slot(workload));
+    }
+    while (workload->program_count < 62 && pc_world_below(world, 2) == 0) {
+        const uint32_t slot = ++workload->program_count;
+        pc_world_alarm(world, PC_NS_PER_S + pc_world_below(world, span_ns), ALARM_START, slot);
+    }
+}
+
+struct pc_workload *pc_workload_create(const struct pc_workload_config *config) {
+    struct pc_workload *workload = pc_calloc(1, sizeof *workload);
+    if (workload == NULL) return NULL;
+    workload->config = *config;
+    workload->attempts = pc_calloc((size_t)(config->ops + 1) * TAGS_MAX * ATTEMPTS_MAX, sizeof *workload->attempts);
+    const struct pc_world_hooks hooks = {completed, after_event, alarm, workload};
+    workload->world = pc_world_create(config->seed, &hooks);
+    if (workload->world == NULL || workload->attempts == NULL) {
+        pc_workload_destroy(workload);
+        return NULL;
+    }
+    return workload;
+}
+
+void pc_workload_destroy(struct pc_workload *workload) {
+    if (workload == NULL) return;
+    pc_world_destroy(workload->world);
+    for (uint32_t slot = 1; slot <= workload->program_count; slot++) {
+        struct program *program = &workload->programs[slot];
+        if (program->call.kind == PC_CALL_SYNC_STATE) pc_call_fini_sync(&program->call);
+        free_reductions(program);
+    }
+    free(workload->attempts);
+    free(workload);
+}
+
+bool pc_workload_run(struct pc_workload *workload, pcclSimReport_t *report) {
+    if (pc_world_start(workload->world, 0, 0) == NULL) abort();
+    workload->program_count = workload->config.peers;
+    for (uint32_t slot = 1; slot <= workload->config.peers; slot++) {
+        pc_world_alarm(workload->world, PC_NS_PER_S + pc_world_below(workload->world, 3 * PC_NS_PER_MS), ALARM_START, slot);
+    }
+    if (workload->config.faults) plan_faults(workload);
+    pc_world_alarm(workload->world, PC_NS_PER_S + PC_NS_PER_MS, ALARM_CHECK, 0);
+    pc_world_run(workload->world, UINT64_MAX - 1, &workload->stop);
+    report->ok = !workload->broken;
+    report->peers = workload->config.peers;
+    report->events = pc_world_events(workload->world);
+    report->ops_committed = workload->committed;
+    report->ops_aborted = workload->aborted;
+    report->epochs = pc_master_epoch(pc_world_process(workload->world, 0)->master);
+    report->virtual_ns = pc_world_now(workload->world);
+    report->trace_hash = pc_world_hash(workload->world);
+    memcpy(report->verdict, workload->verdict, sizeof report->verdict);
+    return report->ok;
+}
