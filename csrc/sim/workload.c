@@ -68,7 +68,7 @@ struct pc_workload {
     uint32_t program_count;
     struct attempt *attempts; /* [step][tag][attempt] */
     uint64_t epoch_lists[EPOCHS_MAX];
-    uint64_t committed, aborted;
+    uint64_t committed, aborted, furthest_step;
     bool stop, broken;
     char verdict[512];
 };
@@ -245,6 +245,7 @@ static void end_step(struct pc_workload *workload, struct program *program) {
     }
     free_reductions(program);
     program->step++;
+    workload->furthest_step = pc_max_u64(workload->furthest_step, program->step);
     for (uint64_t i = 0; i < STATE_ELEMS; i++) program->state_data[i] = state_of(workload, program->step, i);
     const uint64_t think_ns = pc_world_below(workload->world, 8) == 0 ? pc_world_below(workload->world, 50000000) : 0;
     delay(workload, program, think_ns);
@@ -283,8 +284,8 @@ static void check_result(struct pc_workload *workload, struct program *program, 
     }
     for (uint64_t i = 1; i < count; i++) {
         int64_t sum = 0;
-        for (uint32_t slot = 1; slot <= 64; slot++) {
-            if ((mask >> (slot - 1) & 1) != 0) sum += value_of(slot, program->step, tag, i);
+        for (uint64_t left = mask; left != 0; left &= left - 1) {
+            sum += value_of(1 + (uint32_t)__builtin_ctzll(left), program->step, tag, i);
         }
         if (sum == data[i]) continue;
         violate(workload, "L3: step %llu tag %u: element %llu at peer %u is wrong", (unsigned long long)program->step, tag,
@@ -380,6 +381,17 @@ static void on_synced(struct pc_workload *workload, struct program *program) {
     }
 }
 
+/* All that knew the state have gone: what would start now is another run, with a state of its own. */
+static bool state_is_lost(const struct pc_workload *workload, const struct program *program) {
+    struct pc_member_view view;
+    pc_member_view(program->process->member, &view);
+    uint64_t furthest = 0;
+    for (uint32_t i = 0; i < view.member_count; i++) {
+        furthest = pc_max_u64(furthest, workload->programs[view.members[i].address.ip[3]].step);
+    }
+    return workload->furthest_step > 0 && furthest == 0;
+}
+
 static void on_joint(struct pc_workload *workload, struct program *program) {
     const pc_status code = program->call.outcome.error.code;
     const enum program_state state = program->state;
@@ -398,7 +410,11 @@ static void on_joint(struct pc_workload *workload, struct program *program) {
         }
     } else if (state == WAIT_CONNECT) {
         program->topology_changed = true;
-        begin_step(workload, program);
+        if (state_is_lost(workload, program)) {
+            leave(workload, program);
+        } else {
+            begin_step(workload, program);
+        }
     } else if (state == WAIT_PENDING) {
         if (program->call.outcome.pending) {
             post_joint(workload, program, PC_CALL_UPDATE_TOPOLOGY, WAIT_UPDATE);
@@ -406,6 +422,7 @@ static void on_joint(struct pc_workload *workload, struct program *program) {
             start_reductions(workload, program);
         }
     } else if (state == WAIT_UPDATE) {
+        program->topology_changed = true;
         start_sync(workload, program);
     }
 }

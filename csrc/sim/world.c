@@ -39,7 +39,7 @@ struct connection {
     bool dialing;
 };
 
-enum { PIPE_BYTES = 256 << 10 };
+enum { PIPE_BYTES = 64 << 10 };
 
 struct pc_world {
     struct pc_world_hooks hooks;
