@@ -131,7 +131,7 @@ class Proxy:
                 return
             try:
                 target = socket.create_connection(("127.0.0.1", self._target()), timeout=5)
-            except OSError:
+            except (OSError, psutil.Error):  # the peer behind is no more
                 dialler.close()
                 continue
             target.settimeout(None)

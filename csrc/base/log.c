@@ -17,6 +17,8 @@ struct sink {
 static struct sink sinks[2];
 static atomic_int active_sink;
 static atomic_int current_level = pcclLogOff;
+static _Thread_local struct sink captor;
+static _Thread_local pcclLogLevel_t captor_level;
 
 void pc_log_install(pcclLogLevel_t level, pcclLogCallback_t callback, void *user) {
     int next = 1 - atomic_load(&active_sink);
@@ -25,7 +27,13 @@ void pc_log_install(pcclLogLevel_t level, pcclLogCallback_t callback, void *user
     atomic_store(&current_level, callback == NULL ? pcclLogOff : (int)level);
 }
 
+void pc_log_capture(pcclLogLevel_t level, pcclLogCallback_t callback, void *user) {
+    captor = (struct sink){callback, user};
+    captor_level = level;
+}
+
 pcclLogLevel_t pc_log_level(void) {
+    if (captor.callback != NULL) return captor_level;
     return (pcclLogLevel_t)atomic_load_explicit(&current_level, memory_order_relaxed);
 }
 
@@ -35,6 +43,6 @@ void pc_log_write(pcclLogLevel_t level, const char *format, ...) {
     va_start(args, format);
     (void)vsnprintf(line, sizeof line, format, args);
     va_end(args);
-    const struct sink *sink = &sinks[atomic_load(&active_sink)];
+    const struct sink *sink = captor.callback != NULL ? &captor : &sinks[atomic_load(&active_sink)];
     if (sink->callback != NULL) sink->callback(sink->user, level, line);
 }

@@ -5,6 +5,8 @@
 #include "pccl.h"
 
 void pc_log_install(pcclLogLevel_t level, pcclLogCallback_t callback, void *user);
+/* Lines of this thread go to callback alone, at level; NULL ends it. The simulator listens to its machines so. */
+void pc_log_capture(pcclLogLevel_t level, pcclLogCallback_t callback, void *user);
 pcclLogLevel_t pc_log_level(void);
 void pc_log_write(pcclLogLevel_t level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

@@ -116,12 +116,24 @@ pc_status pc_link_forget(struct pc_link *link, struct pc_tx_pool *pool, const vo
     return worst;
 }
 
-uint64_t pc_link_heard_ns(const struct pc_link *link) {
-    uint64_t heard = 0;
+void pc_link_beat(struct pc_link *link, struct pc_tx_pool *pool, struct pc_actions *actions) {
+    const struct pc_msg_empty beat = {0};
     for (uint32_t i = 0; i < link->stripes; i++) {
-        if (link->streams[i] != NULL) heard = pc_max_u64(heard, link->streams[i]->heard_ns);
+        struct pc_stream *stream = link->streams[i];
+        struct pc_tx *tx =
+            stream == NULL ? NULL : pc_tx_create(pool, link->cookie, PC_MSG_HEARTBEAT, &beat, NULL, 0, false);
+        if (tx == NULL) continue;
+        pc_list_append(&stream->queue, &tx->node);
+        pc_stream_wake(stream, actions);
     }
-    return heard;
+}
+
+uint64_t pc_link_heard_ns(const struct pc_link *link) {
+    uint64_t heard = UINT64_MAX;
+    for (uint32_t i = 0; i < link->stripes; i++) {
+        if (link->streams[i] != NULL) heard = pc_min_u64(heard, link->streams[i]->heard_ns);
+    }
+    return heard == UINT64_MAX ? 0 : heard;
 }
 
 bool pc_link_stuck_since(const struct pc_link *link, uint64_t before_ns) {

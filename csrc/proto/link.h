@@ -51,7 +51,9 @@ void pc_link_send(struct pc_link *link, struct pc_tx *tx, bool urgent, struct pc
 void pc_link_wake(struct pc_link *link, struct pc_actions *actions);
 /* See pc_stream_forget. */
 pc_status pc_link_forget(struct pc_link *link, struct pc_tx_pool *pool, const void *owner);
-/* Last sign of life on any stripe. */
+/* A heartbeat on every stripe: a stripe that dies silently would hold its bytes for ever while the others live. */
+void pc_link_beat(struct pc_link *link, struct pc_tx_pool *pool, struct pc_actions *actions);
+/* Last sign of life on the stripe that has been silent longest. */
 uint64_t pc_link_heard_ns(const struct pc_link *link);
 /* Whether some stripe has had bytes to send and got none accepted since before. */
 bool pc_link_stuck_since(const struct pc_link *link, uint64_t before_ns);

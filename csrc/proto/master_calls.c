@@ -223,8 +223,17 @@ static bool has_started(const struct pc_peer *peer, const struct pc_op_key *key)
     return false;
 }
 
+void pc_master_moved(struct pc_master *master, uint32_t group) {
+    PC_EACH_PEER(master, peer) {
+        if (peer->group != group) continue;
+        peer->stall_count = peer->stall_reports = 0;
+        peer->started_count = 0;
+    }
+}
+
+/* One report may be older than what has been posted since; the second one after the last verdict is not. */
 static bool blocked(const struct pc_peer *peer) {
-    return peer->call != PC_CALL_NONE || peer->stall_count > 0;
+    return peer->stall_count > 0 ? peer->stall_reports >= 2 : peer->call != PC_CALL_NONE;
 }
 
 /* Whether what peer waits for can still come, given that all of its group are blocked. */
@@ -275,10 +284,9 @@ static void fail_group(struct pc_master *master, const struct pc_group *group) {
         for (uint32_t i = 0; i < peer->stall_count; i++) {
             if (peer->stalls[i].kind == PC_CALL_ALL_REDUCE) pc_master_abort_op(master, &peer->stalls[i].key, &error);
         }
-        peer->stall_count = 0;
-        peer->started_count = 0;
         pc_master_answer(master, peer, 0, &error);
     }
+    pc_master_moved(master, group->number);
 }
 
 static void find_deadlock(struct pc_master *master, const struct pc_group *group) {
@@ -291,15 +299,13 @@ static void find_deadlock(struct pc_master *master, const struct pc_group *group
     if (count > 1) fail_group(master, group);
 }
 
-void pc_master_stalled(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_stalled *stalled,
-                       uint64_t now_ns) {
-    (void)master;
+void pc_master_stalled(struct pc_peer *peer, const struct pc_msg_stalled *stalled) {
     const struct pc_stall *calls = stalled->calls.items;
     peer->stall_count = 0;
     for (uint32_t i = 0; i < stalled->calls.count && peer->stall_count < PC_STALLS_MAX; i++) {
         peer->stalls[peer->stall_count++] = calls[i];
     }
-    peer->stall_ns = now_ns;
+    peer->stall_reports = peer->stall_count > 0 ? peer->stall_reports + 1 : 0;
     void *items = peer->started;
     if (!pc_grow(&items, &peer->started_capacity, stalled->started.count, sizeof *peer->started)) return;
     peer->started = items;

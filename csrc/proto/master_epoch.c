@@ -275,6 +275,7 @@ void pc_master_flip(struct pc_master *master, bool topology) {
     for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next) {
         const struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
         if (group->epoch == master->epoch) pc_master_forget_ops(master, group);
+        pc_master_moved(master, group->number);
     }
     forget_gone(master);
     drop_empty_groups(master);

@@ -118,6 +118,7 @@ static void one_done(struct pc_master *master, struct pc_peer *peer, struct pc_g
     if (op->done_count < needed || group->flushing) return;
     add_commit(master, &done->key);
     drop_op(master, op);
+    pc_master_moved(master, group->number);
 }
 
 void pc_master_done(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_done *done, uint64_t now_ns) {

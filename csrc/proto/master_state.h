@@ -64,7 +64,7 @@ struct pc_peer {
 
     struct pc_stall stalls[PC_STALLS_MAX]; /* last report */
     uint32_t stall_count;
-    uint64_t stall_ns;
+    uint32_t stall_reports; /* since the last verdict of the group: older ones say nothing about now */
     struct pc_op_key *started;
     size_t started_count, started_capacity;
 
@@ -202,8 +202,10 @@ void pc_master_sync_lose(struct pc_master *master, const struct pc_peer *peer, c
 void pc_master_answer(struct pc_master *master, struct pc_peer *peer, uint64_t value, const pc_error *error);
 /* Runs every joint call for which all have come, and fails those that can never match. */
 void pc_master_evaluate(struct pc_master *master, uint64_t now_ns);
-void pc_master_stalled(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_stalled *stalled,
-                       uint64_t now_ns);
+void pc_master_stalled(struct pc_peer *peer, const struct pc_msg_stalled *stalled);
+
+/* Something in group moved: what its members reported as blocked is out of date. */
+void pc_master_moved(struct pc_master *master, uint32_t group);
 
 /* master_status.c ----------------------------------------------------------------------------------------------- */
 void pc_master_status(struct pc_master *master, struct pc_peer *peer, uint64_t now_ns);

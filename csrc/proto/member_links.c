@@ -249,9 +249,7 @@ static void tick_link(struct pc_member *member, struct pc_link *link, uint64_t n
             lose_silent(member, link, "has taken no bytes", before_ns, now_ns);
         } else if (now_ns >= link->beat_ns) {
             link->beat_ns = now_ns + member->heartbeat_ns;
-            const struct pc_msg_empty beat = {0};
-            struct pc_tx *tx = pc_tx_create(&member->tx_pool, link->cookie, PC_MSG_HEARTBEAT, &beat, NULL, 0, false);
-            if (tx != NULL) pc_link_send(link, tx, true, &member->machine.actions);
+            pc_link_beat(link, &member->tx_pool, &member->machine.actions);
         }
     } else if (link->state == PC_LINK_DIALING && link->retry_ns == 0) {
         const struct pc_stream *first = link->streams[0];

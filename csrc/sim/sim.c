@@ -1,6 +1,5 @@
 /*
- * One schedule of the simulator, as pccl.h offers it. The log of a schedule is what the machines log, with the trace
- * level set for its time; so a process runs one traced schedule at a time.
+ * One schedule of the simulator, as pccl.h offers it. The log of a schedule is what its machines log, all of it.
  */
 #include "base/checked.h"
 #include "base/log.h"
@@ -31,10 +30,10 @@ pcclResult_t pcclSimRun(const pcclSimOptions_t *options, pcclSimReport_t *report
     struct pc_workload *workload = pc_workload_create(&config);
     if (workload == NULL) return pcclNoMemory;
     struct pc_writer log = {0};
-    if (options->trace) pc_log_install(pcclLogTrace, keep_line, &log);
+    if (options->trace) pc_log_capture(pcclLogTrace, keep_line, &log);
     (void)pc_workload_run(workload, report_out);
     if (options->trace) {
-        pc_log_install(pcclLogOff, NULL, NULL);
+        pc_log_capture(pcclLogOff, NULL, NULL);
         pc_writer_bytes(&log, "", 1);
         report_out->log = log.failed ? NULL : (char *)log.data;
         if (log.failed) pc_writer_fini(&log);

@@ -366,7 +366,9 @@ static void on_synced(struct pc_workload *workload, struct program *program) {
             return;
         }
         program->topology_changed = false;
-        if (program->step >= workload->config.ops) {
+        /* Those that knew more died before they could tell: going on from 0 would be another run, as above. */
+        const bool lost = program->step == 0 && workload->furthest_step > 0;
+        if (program->step >= workload->config.ops || lost) {
             leave(workload, program);
         } else {
             start_reductions(workload, program);
