@@ -674,7 +674,9 @@ def test_ctrl_c_ends_a_blocking_call():
             node.interrupt()
         """)
     )
-    assert (run.returncode, run.stdout, run.stderr) == (0, "True True\n", "")
+    # The log may say that the master shuts down; an exception would be there too.
+    assert (run.returncode, run.stdout) == (0, "True True\n"), run.stderr
+    assert "Traceback" not in run.stderr
 
 
 def test_exit_with_operations_in_flight():

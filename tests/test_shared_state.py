@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from cluster import Cluster, RemoteError, eventually
+from cluster import Cluster, RemoteError
 from worker import digest
 
 import pccl
@@ -240,7 +240,7 @@ def test_revision_of_the_future_is_kicked(cluster):
         ({"tensors": {"v": ("FLOAT", 1000, 1)}}, "v"),
         ({"tensors": {"w": ("INT32", 1000, 1)}}, "w"),
         ({"tensors": {"w": ("FLOAT", 1001, 1)}}, "w"),
-        ({"tensors": {"w": ("FLOAT", 1000, 1), "more": ("FLOAT", 1, 1)}}, "more"),
+        ({"tensors": {"w": ("FLOAT", 1000, 1), "more": ("FLOAT", 1, 1)}}, "2 tensors"),
     ],
     ids=["name", "dtype", "size", "one more"],
 )
@@ -314,7 +314,7 @@ def test_mixed_strategies_cost_those_that_do_not_enforce(cluster, other):
     enforce = with_strategy(1, "ENFORCE_POPULAR")
     answers = run_sync(peers, [enforce, with_strategy(2, other), enforce])
     assert [answers[0]["values"]["w"], answers[2]["values"]["w"]] == [1, 1]
-    check_kicked(cluster, {"peer": peers[1], "answer": answers[1]}, [peers[0], peers[2]], "strateg")
+    check_kicked(cluster, {"peer": peers[1], "answer": answers[1]}, [peers[0], peers[2]], "enforce")
 
 
 # ---------------------------------------------------------------------------------------------- groups, and the rest --
@@ -337,8 +337,8 @@ def sync_with_op_in_flight(peer):
     x = np.ones(10, np.float32)
     handle = peer.comm.all_reduce_async(x, tag=3)
     names = []
+    state = pccl.SharedState([pccl.TensorInfo.from_numpy(np.zeros(3, np.float32), "t")])
     for call in (peer.comm.update_topology, lambda: peer.comm.sync_shared_state(state)):
-        state = pccl.SharedState([pccl.TensorInfo.from_numpy(np.zeros(3, np.float32), "t")])
         try:
             call()
             names.append(None)
@@ -376,19 +376,22 @@ def sync_large(peer, size, value, strategy):
 def test_source_killed_while_it_serves(cluster, delay_s):
     """The receiver has the whole content or keeps what it had."""
     peers = cluster.join(3)
-    for peer, (value, strategy) in zip(
-        peers, ((9, "SEND_ONLY"), (1, "RECEIVE_ONLY"), (2, "RECEIVE_ONLY")), strict=True
-    ):
-        peer.start(sync_large, size=64 * MIB, value=value, strategy=strategy)
+    for peer, value in zip(peers, (9, 1, 2), strict=True):
+        peer.start(sync_large, size=64 * MIB, value=value, strategy="ENFORCE_POPULAR")
     for peer in peers:
         peer.event("syncing")
     time.sleep(delay_s)
     peers[0].kill()
-    for own, (error, whole, value) in zip((1, 2), (peer.wait() for peer in peers[1:]), strict=True):
-        assert whole
-        assert value == (own if error else 9)
     rest = peers[1:]
-    eventually(lambda: cluster.outcomes(rest, refresh) == [False, False])
+    answers = [peer.wait() for peer in rest]
+    assert [whole for _, whole, _ in answers] == [True, True]
+    if {error for error, _, _ in answers} == {None}:
+        assert [value for _, _, value in answers] in ([9, 9], [1, 1])
+    else:
+        assert {error for error, _, _ in answers} == {"RankConnectionLostError"}
+        assert [value for _, _, value in answers] == [1, 2]
+    assert cluster.call(rest, refresh) == [False, False]
+    assert cluster.call(rest, reduce_once) == [2, 2]
 
 
 def test_receiver_killed_while_it_receives(cluster):
