@@ -43,7 +43,9 @@ void pc_master_freeze(struct pc_master *master, struct pc_group *group, uint64_t
 void pc_master_remove(struct pc_master *master, struct pc_peer *peer, const pc_error *why, bool evict,
                       uint64_t now_ns) {
     if (peer->state < PC_PEER_MEMBER) {
-        pc_master_refuse(master, peer, why);
+        pc_error refusal = *why;
+        refusal.code = pcclRefused;
+        pc_master_refuse(master, peer, &refusal);
         return;
     }
     if (peer->state == PC_PEER_GONE) return;

@@ -257,7 +257,7 @@ static bool expelled(pc_status code) {
            code == pcclCancelled || code == pcclRefused;
 }
 
-static void give_up(struct pc_workload *workload, struct program *program) {
+static void give_up(struct program *program) {
     program->state = FINISHED;
     program->left = true;
 }
@@ -324,7 +324,7 @@ static void on_reduced(struct pc_workload *workload, struct program *program, st
             violate(workload, "L7: %s without a message at peer %u", pc_status_name(code), program->slot);
         }
         if (expelled(code)) {
-            give_up(workload, program);
+            give_up(program);
             return;
         }
         if (code == pcclTooFewPeers) {
@@ -374,12 +374,12 @@ static void on_synced(struct pc_workload *workload, struct program *program) {
             start_reductions(workload, program);
         }
     } else if (expelled(code) || code == pcclInvalidUsage) {
-        give_up(workload, program);
+        give_up(program);
     } else {
         if ((uint64_t)program->state_step != program->step) {
             violate(workload, "L2: peer %u: a failed synchronisation changed its state", program->slot);
         }
-        delay(workload, program, 0);
+        delay(workload, program, PC_NS_PER_MS);
     }
 }
 
@@ -405,10 +405,10 @@ static void on_joint(struct pc_workload *workload, struct program *program) {
     if (state == WAIT_SYNC) {
         on_synced(workload, program);
     } else if (code != pcclSuccess) {
-        if (expelled(code)) {
-            give_up(workload, program);
+        if (expelled(code) || state == WAIT_CONNECT) {
+            give_up(program);
         } else {
-            delay(workload, program, 0);
+            delay(workload, program, PC_NS_PER_MS);
         }
     } else if (state == WAIT_CONNECT) {
         program->topology_changed = true;

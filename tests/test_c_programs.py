@@ -1,0 +1,198 @@
+"""C programs as users write them: compiled against the installed headers and library, and run with a real master."""
+
+import os
+import shlex
+import subprocess
+import sys
+
+import pytest
+from cluster import Cluster
+
+import pccl
+
+CC = shlex.split(os.environ.get("CC") or "cc")
+
+# A program in the style of PCCL 1.0's own examples: plain C99, loop over steps, retry, shared state.
+PROGRAM = r"""
+#include <ccoip.h>
+#include <ccoip_inet.h>
+#include <pccl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CHECK(call)                                                                                                    \
+    do {                                                                                                               \
+        pcclResult_t status = (call);                                                                                  \
+        if (status != pcclSuccess) {                                                                                   \
+            fprintf(stderr, "%s: %d\n", #call, (int) status);                                                          \
+            exit(1);                                                                                                   \
+        }                                                                                                              \
+    } while (0)
+
+#define N 1024
+#define STEPS 5
+
+int main(int argc, char **argv) {
+    const int world = atoi(argv[2]);
+    const float own = (float) atof(argv[3]);
+    (void) argc;
+    pcclComm_t *communicator = NULL;
+    pcclCommCreateParams_t params = {
+        .master_address = {.inet = {.protocol = inetIPv4, .ipv4 = {.data = {127, 0, 0, 1}}},
+                           .port = (uint16_t) atoi(argv[1])},
+        .peer_group = 0,
+        .p2p_connection_pool_size = 0};
+    if (pcclCreateCommunicator(&params, &communicator) != pcclNotInitialized) return 2;
+    CHECK(pcclInit());
+    CHECK(pcclInit());
+    CHECK(pcclCreateCommunicator(&params, &communicator));
+    int world_size = 0;
+    bool pending = false;
+    if (pcclArePeersPending(communicator, &pending) != pcclInvalidUsage) return 3;
+    CHECK(pcclConnect(communicator));
+    if (pcclConnect(communicator) != pcclInvalidUsage) return 4;
+    CHECK(pcclGetAttribute(communicator, PCCL_ATTRIBUTE_GLOBAL_WORLD_SIZE, &world_size));
+    while (world_size < world) {
+        CHECK(pcclArePeersPending(communicator, &pending));
+        if (pending) CHECK(pcclUpdateTopology(communicator));
+        CHECK(pcclGetAttribute(communicator, PCCL_ATTRIBUTE_GLOBAL_WORLD_SIZE, &world_size));
+    }
+
+    static float weights[N], gradients[N];
+    memset(weights, 0, sizeof weights);
+    pcclTensorInfo_t infos[1] = {{.name = "weights",
+                                  .data = weights,
+                                  .count = N,
+                                  .datatype = pcclFloat,
+                                  .device_type = pcclDeviceCpu,
+                                  .allow_content_inequality = false}};
+    pcclSharedState_t state = {.revision = 0, .count = 1, .infos = infos};
+    for (int step = 0; step < STEPS; step++) {
+        pcclSharedStateSyncInfo_t sync_info;
+        CHECK(pcclSynchronizeSharedState(communicator, &state, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR,
+                                         &sync_info));
+        if (sync_info.tx_bytes != 0 || sync_info.rx_bytes != 0) return 5;
+        for (int i = 0; i < N; i++) gradients[i] = own * (float) (step + 1);
+        pcclReduceDescriptor_t descriptor = {
+            .count = N,
+            .op = pcclSum,
+            .tag = 0,
+            .src_descriptor = {.datatype = pcclFloat, .distribution_hint = pcclDistributionNone},
+            .quantization_options = {.quantized_datatype = pcclFloat, .algorithm = pcclQuantNone}};
+        pcclAsyncReduceOp_t handle;
+        pcclReduceInfo_t info;
+        static float result[N];
+        CHECK(pcclAllReduceAsync(gradients, result, &descriptor, communicator, &handle));
+        CHECK(pcclAwaitAsyncReduce(&handle, &info));
+        if (pcclAwaitAsyncReduce(&handle, &info) != pcclRankConnectionLost) return 6;
+        if (info.local_world_size != (uint32_t) world) return 7;
+        for (int i = 0; i < N; i++) weights[i] += result[i];
+        state.revision++;
+    }
+    pcclReduceOpDescriptor_t ops[3];
+    static uint32_t buffers[3][N];
+    for (int k = 0; k < 3; k++) {
+        for (int i = 0; i < N; i++) buffers[k][i] = (uint32_t) (i + k);
+        ops[k] = (pcclReduceOpDescriptor_t){
+            .sendbuf = buffers[k],
+            .recvbuf = buffers[k],
+            .descriptor = {.count = N, .op = pcclMax, .tag = (uint64_t) k, .src_descriptor = {pcclUint32, 0}}};
+        ops[k].descriptor.quantization_options.quantized_datatype = pcclUint32;
+    }
+    CHECK(pcclAllReduceMultipleWithRetry(ops, 3, communicator, NULL, 2));
+    if (buffers[2][N - 1] != N + 1) return 8;
+    printf("%g %g\n", (double) weights[0], (double) weights[N - 1]);
+    CHECK(pcclDestroyCommunicator(communicator));
+    return CCOIP_PROTOCOL_PORT_MASTER == 48148 ? 0 : 9;
+}
+"""
+
+# A master and a peer in one process, the functions beyond PCCL 1.0, in C++.
+PROGRAM_CPP = r"""
+#include <pccl.h>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+
+int main() {
+    pcclMasterInstance_t *master = nullptr;
+    pcclMasterOptions_t options{};
+    options.listen = "127.0.0.1:0";
+    if (pcclCreateMasterWithOptions(&options, &master) != pcclSuccess) return 1;
+    if (pcclRunMaster(master) != pcclSuccess) return 2;
+    std::uint16_t port = 0;
+    if (pcclGetMasterPort(master, &port) != pcclSuccess || port == 0) return 3;
+    if (pcclInit() != pcclSuccess) return 4;
+    char address[64];
+    std::snprintf(address, sizeof address, "127.0.0.1:%u", unsigned{port});
+    pcclCommOptions_t comm_options{};
+    comm_options.master = address;
+    pcclComm_t *comm = nullptr;
+    if (pcclCreateCommunicatorWithOptions(&comm_options, &comm) != pcclSuccess) return 5;
+    if (pcclConnect(comm) != pcclSuccess) return 6;
+    float x = 1;
+    pcclReduceDescriptor_t descriptor{};
+    descriptor.count = 1;
+    descriptor.src_descriptor.datatype = pcclFloat;
+    if (pcclAllReduce(&x, &x, &descriptor, comm, nullptr) != pcclTooFewPeers) return 7;
+    pcclErrorRecord_t record{};
+    if (pcclGetLastError(&record) != pcclSuccess || record.code != pcclTooFewPeers) return 8;
+    if (std::strcmp(pcclGetResultName(record.code), "TOO_FEW_PEERS") != 0 || record.message[0] == 0) return 9;
+    descriptor.quantization_options.algorithm = pcclQuantMinMax;
+    if (pcclAllReduce(&x, &x, &descriptor, comm, nullptr) != pcclInvalidArgument) return 10;
+    if (pcclAllReduce(nullptr, &x, &descriptor, comm, nullptr) != pcclInvalidArgument) return 11;
+    if (pcclDestroyCommunicator(comm) != pcclSuccess) return 12;
+    if (pcclInterruptMaster(master) != pcclSuccess) return 13;
+    if (pcclMasterAwaitTermination(master) != pcclSuccess) return 14;
+    if (pcclDestroyMaster(master) != pcclSuccess) return 15;
+    std::puts("well");
+}
+"""
+
+
+CXX = shlex.split(os.environ.get("CXX") or "c++")
+
+
+def build(tmp_path, compiler, source, name, *flags):
+    path = tmp_path / name
+    path.write_text(source)
+    library = pccl.get_library_dir()
+    target = tmp_path / "program"
+    compile_flags = [*flags, "-Wall", "-Wextra", "-Werror", f"-I{pccl.get_include()}"]
+    link_flags = [f"-L{library}", "-lpccl", f"-Wl,-rpath,{library}"]
+    command = [*compiler, *compile_flags, str(path), *link_flags, "-o", str(target)]
+    subprocess.run(command, check=True)
+    return target
+
+
+def test_program_of_pccl_1_0(tmp_path):
+    program = build(tmp_path, CC, PROGRAM, "program.c", "-std=c99", "-pedantic")
+    with Cluster() as cluster:
+        port = cluster.address.rpartition(":")[2]
+        running = [
+            subprocess.Popen([program, port, "3", str(own)], stdout=subprocess.PIPE, text=True) for own in (1, 2, 4)
+        ]
+        try:
+            answers = [process.communicate(timeout=30)[0] for process in running]
+        finally:
+            for process in running:
+                process.kill()
+                process.wait()
+        assert [process.returncode for process in running] == [0, 0, 0]
+        assert answers == ["105 105\n"] * 3  # (1 + 2 + 4) * (1 + ... + 5)
+
+
+def test_program_in_cpp(tmp_path):
+    program = build(tmp_path, CXX, PROGRAM_CPP, "program.cpp", "-std=c++17")
+    done = subprocess.run([program], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (0, "well\n"), done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads ELF symbols")
+def test_the_library_exports_its_interface_only():
+    library = os.path.join(pccl.get_library_dir(), "libpccl.so")
+    listing = subprocess.run(["nm", "--dynamic", "--defined-only", library], capture_output=True, text=True, check=True)
+    names = [line.split()[-1] for line in listing.stdout.splitlines()]
+    assert [name for name in names if not name.startswith("pccl")] == []
+    assert "pcclAllReduce" in names

@@ -1,0 +1,233 @@
+"""The tests notice: each fault of csrc/proto/mutant.h breaks a law in a scenario of real processes that the ordinary
+library passes.
+
+One library is built with all of them; the environment variable MUTANT chooses which one a process has.
+"""
+
+import fcntl
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cluster import Cluster
+from worker import digest
+
+import pccl
+
+ROOT = Path(__file__).resolve().parent.parent
+OUTPUT = ROOT / "build" / "mutants"
+CFLAGS = '-O1 -include stdlib.h \'-DPCCL_MUTANT=(getenv("MUTANT") ? atoi(getenv("MUTANT")) : 0)\''
+LOST = {"RankConnectionLostError", "RankConnectionFailedError"}
+
+
+@pytest.fixture(scope="session")
+def mutated():
+    """Where the mutated library is; built once, also when several workers ask."""
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    with open(OUTPUT / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        command = [sys.executable, "setup.py", "-q", "build_libpccl", f"--cflags={CFLAGS}", f"--output={OUTPUT}"]
+        subprocess.run(command, cwd=ROOT, check=True)
+    return OUTPUT
+
+
+def loaded_library(peer):
+    with open("/proc/self/maps") as maps:
+        return next(line.split()[-1] for line in maps if "libpccl" in line)
+
+
+def reduce_value(peer, value, count=1000, tag=0, retry=False, op_timeout=6.0, announce=False):
+    x = np.full(count, value, np.float32)
+    before = x.copy()
+    if announce:
+        peer.emit("posting")
+    start = time.monotonic()
+    error = None
+    try:
+        peer.comm.all_reduce(x, tag=tag, retry=retry, op_timeout=op_timeout)
+    except pccl.PCCLError as failed:
+        error = type(failed).__name__
+    return {
+        "error": error,
+        "digest": digest(x),
+        "value": float(x[0]),
+        "uniform": bool(np.all(x == x[0])),
+        "restored": bool(np.array_equal(x, before)),
+        "seconds": time.monotonic() - start,
+    }
+
+
+def all_or_nothing(outcomes):
+    """What breaks the law among these survivors' outcomes."""
+    if len({outcome["error"] for outcome in outcomes}) != 1:
+        return [f"some succeeded, some failed: {outcomes}"]
+    if outcomes[0]["error"] is None:
+        return [] if len({outcome["digest"] for outcome in outcomes}) == 1 else [f"results differ: {outcomes}"]
+    wrong = [f"unexpected error: {outcome}" for outcome in outcomes if outcome["error"] not in LOST]
+    return wrong + [f"input changed: {outcome}" for outcome in outcomes if not outcome["restored"]]
+
+
+def ring(cluster, world, proxied):
+    """Peers of which one is behind a proxy, with an operation behind them."""
+    peers = [cluster.spawn_behind_proxy() if rank == proxied else cluster.spawn() for rank in range(world)]
+    cluster.join_in_order(peers, p2p_connection_pool_size=1)
+    outcomes = cluster.call(peers, reduce_value, value=1)
+    assert [outcome["value"] for outcome in outcomes] == [world] * world
+    return peers
+
+
+def one_end_complete(cluster):
+    """The last bytes towards the first peer never arrive, while the other has everything; then their link is cut."""
+    peers = ring(cluster, 2, proxied=0)
+    count = 200_000
+    links = peers[0].proxy.connections(peers[1].pid)
+    gate = peers[0].proxy.gate("up", links)
+    gate.hold(int(1.5 * 4 * count / 2))
+    cluster.start(peers, reduce_value, value=2, count=count)
+    assert gate.reached.wait(5)
+    time.sleep(0.3)
+    for link in links:
+        link.cut()
+    return all_or_nothing([peer.wait() for peer in peers])
+
+
+def late_frame_of_an_older_epoch(cluster):
+    """A frame of an operation that a removal has ended arrives while its repetition runs."""
+    peers = ring(cluster, 3, proxied=0)
+    gate = peers[0].proxy.gate("down", peers[0].proxy.connections(peers[1].pid))
+    gate.hold()
+    cluster.start(peers[:2], reduce_value, value=1, count=1, tag=5)
+    assert gate.reached.wait(5)
+    time.sleep(0.2)
+    peers[2].kill()
+    broken = all_or_nothing([peer.wait() for peer in peers[:2]])
+    for peer, value in zip(peers[:2], (100, 10), strict=True):
+        peer.start(reduce_value, value=value, count=1, tag=5)
+    time.sleep(0.2)
+    gate.open()
+    outcomes = [peer.wait() for peer in peers[:2]]
+    if [outcome["value"] for outcome in outcomes] != [110, 110]:
+        broken.append(f"wrong sum: {outcomes}")
+    return broken
+
+
+def poster_after_the_abort(cluster):
+    """One survivor had posted the operation that a removal ended, the other had not."""
+    peers = ring(cluster, 3, proxied=None)
+    peers[0].start(reduce_value, value=1, tag=7, announce=True)
+    peers[0].event("posting")
+    time.sleep(0.1)
+    peers[2].kill()
+    first = peers[0].wait()
+    outcomes = cluster.call(peers[:2], reduce_value, value=1, tag=7, retry=True, op_timeout=3)
+    broken = [] if first["error"] in LOST else [f"unexpected end: {first}"]
+    return broken + [f"the run is not usable: {o}" for o in outcomes if (o["error"], o["value"]) != (None, 2)]
+
+
+def killed_in_the_middle(cluster):
+    """A peer is killed when half of an operation in place is done."""
+    peers = ring(cluster, 3, proxied=0)
+    count = 300_000
+    links = peers[0].proxy.connections(peers[2].pid)
+    gate = peers[0].proxy.gate("up", links)
+    gate.hold(int(2.5 * 4 * count / 3))
+    cluster.start(peers, reduce_value, value=2, count=count)
+    assert gate.reached.wait(5)
+    peers[2].kill()
+    for link in links:
+        link.cut()
+    return all_or_nothing([peer.wait() for peer in peers[:2]])
+
+
+def held_and_lost(peer):
+    stats = peer.comm.stats()
+    return stats["held_bytes"], stats["links_lost"]
+
+
+def slow_poster(cluster):
+    """One peer posts a large operation long before the other."""
+    peers = ring(cluster, 2, proxied=None)
+    peers[1].start(reduce_value, value=1, count=2_000_000)
+    time.sleep(0.4)
+    held, lost = peers[0].call(held_and_lost)
+    broken = [] if held <= 64 << 10 else [f"{held} bytes held"]
+    broken += [f"{lost} links lost"] if lost else []
+    peers[0].start(reduce_value, value=1, count=2_000_000)
+    outcomes = [peer.wait() for peer in peers]
+    return broken + [f"failed: {o}" for o in outcomes if (o["error"], o["value"]) != (None, 2)]
+
+
+def all_survivors_done(cluster):
+    """A peer dies that alone had not finished: the others have all that they need."""
+    peers = ring(cluster, 3, proxied=1)
+    count = 150_000
+    links = peers[1].proxy.connections(peers[2].pid)
+    gate = peers[1].proxy.gate("down", links)
+    gate.hold(int(3.5 * 4 * count / 3))
+    cluster.start(peers, reduce_value, value=2, count=count)
+    assert gate.reached.wait(5)
+    time.sleep(0.3)
+    peers[2].kill()
+    for link in links:
+        link.cut()
+    outcomes = [peer.wait() for peer in peers[:2]]
+    broken = all_or_nothing(outcomes)
+    broken += [f"not committed: {o}" for o in outcomes if (o["error"], o["value"]) != (None, 6)]
+    return broken + [f"took long: {o}" for o in outcomes if o["seconds"] > 3]
+
+
+def sync_content(peer, value, size):
+    data = np.full(size, value, np.uint8)
+    state = pccl.SharedState([pccl.TensorInfo.from_numpy(data, "w")])
+    error = None
+    try:
+        peer.comm.sync_shared_state(state)
+    except pccl.PCCLError as failed:
+        error = type(failed).__name__
+    return {"error": error, "digest": digest(data), "restored": bool(np.all(data == value))}
+
+
+def damaged_block(cluster):
+    """One bit of the state changes on its way."""
+    peers = ring(cluster, 2, proxied=0)
+    peers[0].proxy.gate("down", peers[0].proxy.connections(peers[1].pid)).flip_bit(1 << 20)
+    for peer, value in zip(peers, (1, 2), strict=True):
+        peer.start(sync_content, value=value, size=3 << 20)
+    serving, receiving = (peer.wait() for peer in peers)
+    if receiving["error"]:
+        return [] if receiving["restored"] else ["a failed synchronisation has changed the tensor"]
+    return [] if receiving["digest"] == serving["digest"] else ["the tensors differ after a synchronisation"]
+
+
+SCENARIOS = {
+    1: one_end_complete,
+    2: one_end_complete,
+    3: late_frame_of_an_older_epoch,
+    4: poster_after_the_abort,
+    5: killed_in_the_middle,
+    6: slow_poster,
+    7: all_survivors_done,
+    8: damaged_block,
+}
+
+
+def test_every_mutant_has_a_scenario():
+    text = (ROOT / "csrc" / "proto" / "mutant.h").read_text()
+    assert {int(number) for number in re.findall(r"PC_MUTANT_\w+ = (\d+)", text)} == set(SCENARIOS)
+
+
+@pytest.mark.parametrize("scenario", dict.fromkeys(SCENARIOS.values()), ids=lambda scenario: scenario.__name__)
+def test_the_ordinary_library_passes(scenario):
+    with Cluster() as cluster:
+        assert scenario(cluster) == []
+
+
+@pytest.mark.parametrize("mutant", SCENARIOS)
+def test_the_mutant_is_noticed(mutated, mutant):
+    with Cluster(LD_LIBRARY_PATH=str(mutated), MUTANT=str(mutant)) as cluster:
+        assert cluster.spawn().call(loaded_library) == str(mutated / "libpccl.so")
+        assert SCENARIOS[mutant](cluster) != []
