@@ -28,7 +28,8 @@ enum {
     RUN_LIMIT_S = 900
 };
 
-enum alarm { ALARM_START, ALARM_NEXT, ALARM_CRASH, ALARM_VANISH, ALARM_PAUSE, ALARM_CUT, ALARM_DEAFEN, ALARM_CHECK };
+enum alarm { ALARM_START, ALARM_NEXT, ALARM_CRASH, ALARM_VANISH, ALARM_PAUSE, ALARM_CUT, ALARM_DEAFEN, ALARM_LATE,
+             ALARM_CHECK };
 
 /* Named by what is waited for. */
 enum program_state { WAIT_START, WAIT_CONNECT, WAIT_PENDING, WAIT_UPDATE, WAIT_SYNC, WAIT_REDUCE, WAIT_DELAY, FINISHED };
@@ -70,6 +71,7 @@ struct pc_workload {
     uint64_t epoch_lists[EPOCHS_MAX];
     uint64_t committed, aborted, furthest_step;
     bool stop, broken;
+    bool disturbed; /* by faults: without them no link may be lost */
     char verdict[512];
 };
 
@@ -106,6 +108,11 @@ static uint64_t count_of(const struct pc_workload *workload, uint64_t step, uint
 
 static bool in_place_of(const struct pc_workload *workload, uint64_t step, uint32_t tag) {
     return mix(workload->config.seed, step, 200 + tag) % 4 != 0;
+}
+
+/* A user error now and then: one peer calls with another count. All must be told, and the retry must work. */
+static bool wrong_call(const struct pc_workload *workload, uint64_t step, uint32_t tag) {
+    return count_of(workload, step, tag) > 1 && mix(workload->config.seed, step, 300 + tag) % 64 == 0;
 }
 
 static int64_t value_of(uint32_t slot, uint64_t step, uint32_t tag, uint64_t i) {
@@ -161,9 +168,7 @@ static void post_reduction(struct pc_workload *workload, struct program *program
     reduction->call.kind = PC_CALL_ALL_REDUCE;
     reduction->call.tag = tag;
     reduction->call.shape = (struct pc_op_shape){.count = count, .dtype = pcclInt64, .redop = pcclSum};
-    /* A user error now and then: one peer calls with another count. All must be told, and the retry must work. */
-    const bool wrong = reduction->attempt == 0 && count > 1 && program->slot == 1 &&
-                       mix(workload->config.seed, program->step, 300 + tag) % 64 == 0;
+    const bool wrong = reduction->attempt == 0 && program->slot == 1 && wrong_call(workload, program->step, tag);
     if (wrong) reduction->call.shape.count = count - 1;
     reduction->call.send = reduction->send;
     reduction->call.recv = reduction->in_place ? reduction->send : reduction->recv;
@@ -330,6 +335,13 @@ static void on_reduced(struct pc_workload *workload, struct program *program, st
         if (code == pcclTooFewPeers) {
             reduction->done = true; /* alone: its own values are the result */
         } else if (code == pcclRankConnectionLost || code == pcclMismatch) {
+            if (code == pcclMismatch && !wrong_call(workload, program->step, tag)) {
+                violate(workload, "L4: peer %u got a mismatch where all calls match: %s", program->slot,
+                        reduction->call.outcome.error.message);
+            }
+            if (!workload->disturbed && strstr(reduction->call.outcome.error.message, "the link between") != NULL) {
+                violate(workload, "L1: without a fault: %s", reduction->call.outcome.error.message);
+            }
             attempt_of(workload, program->step, tag, reduction->attempt)->losers |= 1ull << (program->slot - 1);
             check_agreement(workload, program, tag);
             if (++reduction->attempt == ATTEMPTS_MAX) {
@@ -535,6 +547,15 @@ static void alarm(void *context, uint32_t what, uint32_t which) {
         pc_world_deafen(workload->world, which, other, for_ever ? 0 : pc_world_below(workload->world, 3 * seconds));
         break;
     }
+    case ALARM_LATE: {
+        /* Frames are under way to one neighbour while the other dies: they arrive in a later epoch. */
+        const uint32_t peers = workload->config.peers;
+        const uint64_t now_ns = pc_world_now(workload->world);
+        pc_world_deafen(workload->world, which, which % peers + 1, pc_world_below(workload->world, 60 * PC_NS_PER_MS));
+        pc_world_alarm(workload->world, now_ns + pc_world_below(workload->world, 4 * PC_NS_PER_MS), ALARM_CRASH,
+                       (which + 1) % peers + 1);
+        break;
+    }
     case ALARM_CHECK: check_progress(workload); break;
     }
 }
@@ -542,10 +563,11 @@ static void alarm(void *context, uint32_t what, uint32_t which) {
 /* A schedule has none to three faults, in the time in which the programs run. */
 static void plan_faults(struct pc_workload *workload) {
     static const enum alarm kinds[] = {ALARM_CRASH, ALARM_CRASH, ALARM_VANISH, ALARM_PAUSE, ALARM_CUT, ALARM_CUT,
-                                       ALARM_DEAFEN};
+                                       ALARM_DEAFEN, ALARM_LATE, ALARM_LATE};
     struct pc_world *world = workload->world;
     const uint64_t span_ns = PC_NS_PER_MS * (10 + 4ull * workload->config.ops);
     const uint64_t count = pc_world_below(world, 4);
+    workload->disturbed = count > 0;
     for (uint64_t i = 0; i < count; i++) {
         const enum alarm kind = kinds[pc_world_below(world, sizeof kinds / sizeof kinds[0])];
         pc_world_alarm(world, PC_NS_PER_S + pc_world_below(world, span_ns), kind, any_slot(workload));

@@ -1,0 +1,45 @@
+"""The production machines under the simulator: clean schedules, determinism, a readable log."""
+
+from __future__ import annotations
+
+import pytest
+from simulator import Simulator
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Simulator:
+    return Simulator()
+
+
+@pytest.mark.parametrize("first", range(1, 1501, 250))
+def test_schedules_with_faults_keep_the_laws(simulator: Simulator, first: int) -> None:
+    for seed in range(first, first + 250):
+        report = simulator.run(seed, 2, 8, 12)
+        assert report.ok, f"seed {seed}: {simulator.verdict(report)}"
+
+
+@pytest.mark.parametrize(("peers", "ops", "seeds"), [(2, 40, 20), (4, 20, 60), (16, 4, 4), (64, 2, 1)])
+def test_schedules_without_faults_keep_the_laws(simulator: Simulator, peers: int, ops: int, seeds: int) -> None:
+    for seed in range(seeds):
+        report = simulator.run(seed, peers, peers, ops, faults=False)
+        assert report.ok, f"seed {seed}: {simulator.verdict(report)}"
+        assert report.peers == peers
+        assert report.ops_committed > 0
+
+
+def test_one_seed_is_one_run(simulator: Simulator) -> None:
+    one, two, other = (simulator.run(seed, 4, 4, 10) for seed in (5, 5, 6))
+    assert (one.trace_hash, one.events, one.virtual_ns) == (two.trace_hash, two.events, two.virtual_ns)
+    assert one.trace_hash != other.trace_hash
+
+
+def test_the_log_of_a_schedule_names_epochs_and_peers(simulator: Simulator) -> None:
+    log = simulator.log(simulator.run(3, 3, 3, 4, trace=True))
+    assert "master: epoch 1 committed" in log
+    assert "peer 02: from master: msg_welcome" in log
+
+
+def test_bad_options_are_refused(simulator: Simulator) -> None:
+    for low, high in ((1, 4), (4, 65), (5, 4)):
+        options = simulator.ffi.new("pcclSimOptions_t *", [1, low, high, 4, True, False])
+        assert simulator.library.pcclSimRun(options, simulator.ffi.new("pcclSimReport_t *")) == 3
