@@ -11,7 +11,7 @@ import cffi
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("base", "bytes", "wire", "math", "plan", "proto", "sim")
 CDEF = """
-typedef struct { uint64_t seed; uint32_t peers_min, peers_max; uint32_t ops; bool faults; bool trace; } pcclSimOptions_t;
+typedef struct { uint64_t seed; uint32_t peers_min, peers_max, ops; bool faults, trace; } pcclSimOptions_t;
 typedef struct {
     bool ok; uint32_t peers; uint64_t events, ops_committed, ops_aborted, epochs, virtual_ns; uint64_t trace_hash;
     char verdict[512]; char *log;
