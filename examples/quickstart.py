@@ -67,20 +67,21 @@ class Processes:
     def __enter__(self) -> Processes:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # The master was the first; it goes last, so that the peers can take their leave.
+        patience_s = 5.0 if kind is None else 0.0
         for child in self._children[1:]:
             assert child.stdin is not None
             with contextlib.suppress(BrokenPipeError):
                 child.stdin.close()  # a peer that has finished leaves the run then
         for child in self._children[1:]:
-            wait_or_kill(child)
+            wait_or_kill(child, patience_s)
         for child in self._children[:1]:
             child.terminate()
-            wait_or_kill(child)
+            wait_or_kill(child, patience_s)
 
 
-def wait_or_kill(child: subprocess.Popen[str], patience_s: float = 5.0) -> None:
+def wait_or_kill(child: subprocess.Popen[str], patience_s: float) -> None:
     try:
         child.wait(patience_s)
     except subprocess.TimeoutExpired:

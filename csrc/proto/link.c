@@ -30,6 +30,12 @@ void pc_link_destroy(struct pc_link *link, struct pc_tx_pool *pool) {
     free(link);
 }
 
+static void set_cookies(struct pc_list *queue, uint32_t cookie) {
+    for (struct pc_list *node = queue->next; node != queue; node = node->next) {
+        pc_tx_set_cookie(PC_LIST_ENTRY(node, struct pc_tx, node), cookie);
+    }
+}
+
 void pc_link_renew(struct pc_link *link, const struct pc_peer_intro *intro, uint32_t own_stripes) {
     link->generation = intro->generation;
     link->dialer = intro->dial != 0;
@@ -40,6 +46,8 @@ void pc_link_renew(struct pc_link *link, const struct pc_peer_intro *intro, uint
     link->retry_ns = 0;
     memcpy(link->token, intro->token, sizeof link->token);
     link->cookie = (uint32_t)pc_digest64(link->token, sizeof link->token) | 1;
+    set_cookies(&link->urgent, link->cookie);
+    set_cookies(&link->normal, link->cookie);
     link->address_count = (uint32_t)pc_min_u64(intro->addresses.count, PC_ADDRESSES_MAX);
     if (link->address_count > 0) {
         memcpy(link->addresses, intro->addresses.items, link->address_count * sizeof link->addresses[0]);
@@ -100,6 +108,7 @@ void pc_link_wake(struct pc_link *link, struct pc_actions *actions) {
 }
 
 void pc_link_send(struct pc_link *link, struct pc_tx *tx, bool urgent, struct pc_actions *actions) {
+    pc_tx_set_cookie(tx, link->cookie); /* one that waited for READY may be older than the link's generation */
     pc_list_append(urgent ? &link->urgent : &link->normal, &tx->node);
     pc_link_wake(link, actions);
 }

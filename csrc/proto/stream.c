@@ -77,6 +77,13 @@ struct pc_tx *pc_tx_create(struct pc_tx_pool *pool, uint32_t cookie, uint8_t typ
     return tx;
 }
 
+void pc_tx_set_cookie(struct pc_tx *tx, uint32_t cookie) {
+    struct pc_frame frame;
+    if (pc_frame_open(tx->head.data, &frame) != pcclSuccess || frame.cookie == cookie) return;
+    frame.cookie = cookie;
+    pc_frame_seal(&frame, tx->head.data);
+}
+
 struct pc_stream *pc_stream_create(const struct pc_stream_owner *owner, void *machine, struct pc_tx_pool *pool,
                                    uint64_t now_ns) {
     struct pc_stream *stream = pc_calloc(1, sizeof *stream);

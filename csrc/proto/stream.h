@@ -41,6 +41,8 @@ void pc_tx_pool_fini(struct pc_tx_pool *pool);
 struct pc_tx *pc_tx_create(struct pc_tx_pool *pool, uint32_t cookie, uint8_t type, const void *message,
                            const void *bulk, uint32_t bulk_len, bool bulk_digest);
 void pc_tx_recycle(struct pc_tx_pool *pool, struct pc_tx *tx);
+/* The frame is to go out under cookie: it may have waited since an earlier generation of its link. */
+void pc_tx_set_cookie(struct pc_tx *tx, uint32_t cookie);
 
 struct pc_stream;
 

@@ -488,7 +488,7 @@ static void start_program(struct pc_workload *workload, uint32_t slot) {
     pc_world_settle(program->process);
 }
 
-static void kill_program(struct pc_workload *workload, struct program *program, bool silent) {
+static void kill_program(struct program *program, bool silent) {
     if (program->process == NULL || !program->process->alive) return;
     pc_world_crash(program->process, silent);
     if (program->state == WAIT_SYNC && program->call_out) pc_call_fini_sync(&program->call);
@@ -530,8 +530,8 @@ static void alarm(void *context, uint32_t what, uint32_t which) {
         begin_step(workload, program);
         pc_world_settle(program->process);
         break;
-    case ALARM_CRASH: kill_program(workload, program, false); break;
-    case ALARM_VANISH: kill_program(workload, program, true); break;
+    case ALARM_CRASH: kill_program(program, false); break;
+    case ALARM_VANISH: kill_program(program, true); break;
     case ALARM_PAUSE: {
         const bool longer = pc_world_below(workload->world, 3) == 0;
         if (program->process != NULL && program->process->alive) {
