@@ -23,19 +23,24 @@ void free(void *memory);
 
 def build(mutant: int | None = None) -> Path:
     """The library, compiled when a source is newer than it."""
-    sources = [path for layer in LAYERS for path in sorted((ROOT / "csrc" / layer).glob("*.c"))]
-    library = ROOT / "build" / "simulator" / f"libsim-{mutant or 'whole'}.so"
-    newest = max(path.stat().st_mtime for path in (ROOT / "csrc").rglob("*.[ch]"))
+    defines = [] if mutant is None else [f"-DPCCL_MUTANT={mutant}"]
+    return compile_to(f"libsim-{mutant or 'whole'}.so", ["-fPIC", "-shared", *defines])
+
+
+def compile_to(name: str, flags: list[str], *drivers: Path) -> Path:
+    """Compiles the machines and the simulator with drivers and flags to build/simulator/name."""
+    sources = [path for layer in LAYERS for path in sorted((ROOT / "csrc" / layer).glob("*.c"))] + list(drivers)
+    library = ROOT / "build" / "simulator" / name
+    newest = max(path.stat().st_mtime for path in [*(ROOT / "csrc").rglob("*.[ch]"), *drivers])
     if library.exists() and library.stat().st_mtime > newest:
         return library
     library.parent.mkdir(parents=True, exist_ok=True)
-    flags = subprocess.run(
+    libraries = subprocess.run(
         ["pkg-config", "--cflags", "--libs", "libcrypto", "libxxhash"], check=True, capture_output=True, text=True
     ).stdout.split()
-    defines = [] if mutant is None else [f"-DPCCL_MUTANT={mutant}"]
     partial = library.with_suffix(".partial")
-    command = ["cc", "-std=c11", "-O1", "-g", "-ffp-contract=off", "-fPIC", "-shared", f"-I{ROOT / 'csrc'}"]
-    subprocess.run([*command, *defines, *map(str, sources), "-o", str(partial), *flags], check=True)
+    command = ["cc", "-std=c11", "-O1", "-g", "-ffp-contract=off", "-pthread", f"-I{ROOT / 'csrc'}"]
+    subprocess.run([*command, *flags, *map(str, sources), "-o", str(partial), *libraries], check=True)
     partial.replace(library)
     return library
 

@@ -612,8 +612,8 @@ static void lose_op(struct pc_op *op, const void *context) {
         free_op(op);
         return;
     }
-    /* DONE is out: the others may have this operation committed, and this peer cannot know. */
-    if (op->state == OP_DECIDED && error.code != pcclCancelled) error.code = pcclOutcomeUnknown;
+    /* The others have all that they need from here: they may have it committed, and this peer cannot know. */
+    if (op->ring.sends_left == 0 && error.code != pcclCancelled) error.code = pcclOutcomeUnknown;
     complete_op(op, &error);
 }
 
