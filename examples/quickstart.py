@@ -21,6 +21,7 @@ from charlm.report import History, Table, plot
 
 EXAMPLES = Path(__file__).resolve().parent
 PATIENCE_S = 60.0  # without a word from anybody for so long, the run has failed
+STOP = "signal"  # the name under which a signal's handler speaks
 
 
 class Processes:
@@ -123,6 +124,8 @@ class Run:
                 name, line = self.processes.lines.get(timeout=PATIENCE_S)
             except queue.Empty:
                 raise SystemExit(f"no word from {', '.join(sorted(living - set(self.ends)))}") from None
+            if name == STOP:
+                raise SystemExit(130)
             if line is None:
                 living.discard(name)
                 if name not in self.ends and name != self.victim:
@@ -186,18 +189,13 @@ def main() -> int:
     if arguments.peers < 3 or arguments.steps < 30:
         parser.error("at least 3 peers and 30 steps")
 
-    def stop(*_: object) -> None:
-        raise SystemExit(130)
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, stop)
     start = time.monotonic()
-    try:
-        with Processes() as processes:
-            run = Run(processes, arguments)
-            run.watch()
-    except KeyboardInterrupt:
-        return 130
+    with Processes() as processes:
+        # A handler that raised could do so between a child's start and the note of it, and leave it running.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: processes.lines.put((STOP, None)))
+        run = Run(processes, arguments)
+        run.watch()
     return report(run, arguments.picture, time.monotonic() - start)
 
 

@@ -687,7 +687,9 @@ def test_exit_with_operations_in_flight():
             node.interrupt()
         """)
     )
-    assert (run.returncode, run.stderr) == (0, "")
+    # The log may say that the master shuts down; an exception would be there too.
+    assert run.returncode == 0, run.stderr
+    assert "Traceback" not in run.stderr
 
 
 def test_forked_child_gets_an_error_and_leaves_the_parent_alone():
