@@ -55,7 +55,8 @@ extern "C" {
     X(pcclProtocolError, 72, PROTOCOL_ERROR, "malformed or unexpected bytes from the other end")                       \
     X(pcclNoMemory, 73, NO_MEMORY, "out of memory")                                                                    \
     X(pcclSystemError, 74, SYSTEM_ERROR, "a system call failed")                                                       \
-    X(pcclForked, 75, FORKED, "this handle belongs to the parent process")
+    X(pcclForked, 75, FORKED, "this handle belongs to the parent process")                                              \
+    X(pcclStepAborted, 76, STEP_ABORTED, "the step was aborted: nothing of it counts at any peer")
 
 typedef enum pcclResult_t {
 #define PCCL_RESULT_ENUM(name, value, upper, text) name = value,

@@ -90,6 +90,8 @@ static void describe(struct pc_call *call, const struct pc_reduce_args *args) {
     const pcclReduceDescriptor_t *descriptor = args->descriptor;
     call->send = args->sendbuf;
     call->recv = args->recvbuf;
+    call->undo = args->sendbuf == args->recvbuf;
+    call->weight = 1;
     call->timeout_ns = args->timeout_ms * PC_NS_PER_MS;
     call->shape = (struct pc_op_shape){
         .count = descriptor->count,
@@ -104,7 +106,7 @@ pcclResult_t pc_reduce_start(pcclComm_t *comm, const struct pc_reduce_args *args
     PC_TRY(check_descriptor(args->phase, args->descriptor));
     PC_TRY(check_buffers(args));
     PC_TRY(pc_comm_check_connected(comm, args->phase));
-    struct pcclRequest_t *request = pc_request_create(comm, PC_CALL_ALL_REDUCE);
+    struct pcclRequest_t *request = pc_request_create(comm, PC_CALL_COLLECTIVE);
     if (request == NULL) return pc_fail(args->phase, pcclNoMemory, "no memory for a call");
     describe(&request->call, args);
     const pcclResult_t code = open_reduce(request, args);

@@ -59,9 +59,9 @@ void pc_reduce_accumulate(pcclDataType_t dtype, pcclRedOp_t op, void *acc, const
 }
 
 void pc_reduce_finish(pcclDataType_t dtype, pcclRedOp_t op, void *out, const void *acc, const void *own, size_t count,
-                      uint32_t world_size) {
-    assert(op != pcclAvg || world_size > 0);
-    struct reduction r = {.dtype = dtype, .op = op, .partial = false, .divisor = world_size};
+                      uint64_t total_weight) {
+    assert(op != pcclAvg || total_weight > 0);
+    struct reduction r = {.dtype = dtype, .op = op, .partial = false, .divisor = total_weight};
     reduce(r, out, acc, own, count);
 }
 
@@ -83,4 +83,30 @@ void pc_reduce_widen(pcclDataType_t dtype, void *acc, const void *own, size_t co
     }
 #endif
     widen_portable(brain, acc, own, count);
+}
+
+void pc_reduce_narrow(pcclDataType_t dtype, pcclRedOp_t op, void *out, const void *acc, size_t count,
+                      uint64_t total_weight) {
+    const uint64_t divisor = op == pcclAvg ? total_weight : 1;
+    switch (dtype) {
+    case pcclFloat16: narrow_f16(out, acc, count, divisor); break;
+    case pcclBFloat16: narrow_bf16(out, acc, count, divisor); break;
+    case pcclFloat: narrow_f32(out, acc, count, divisor); break;
+    case pcclDouble: narrow_f64(out, acc, count, divisor); break;
+    default:
+        /* Weights of integers are 0 or 1: what has one operand has nothing to be divided by. */
+        assert(divisor == 1);
+        if (count > 0 && out != acc) memcpy(out, acc, count * pc_dtype_bytes(dtype));
+    }
+}
+
+void pc_reduce_scale(pcclDataType_t dtype, void *acc, size_t count, double factor) {
+    if (dtype == pcclDouble) {
+        any_f64 *values = acc;
+        for (size_t i = 0; i < count; i++) values[i] *= factor;
+        return;
+    }
+    assert(dtype == pcclFloat);
+    any_f32 *values = acc;
+    for (size_t i = 0; i < count; i++) values[i] *= (float)factor;
 }

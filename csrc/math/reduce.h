@@ -24,11 +24,18 @@ int pc_reduce_force_level(int level);
 void pc_reduce_accumulate(pcclDataType_t dtype, pcclRedOp_t op, void *acc, const void *own, size_t count);
 
 /*
- * out[i] = finish(acc[i] op own[i]) in dtype: rounded once for the 16-bit floats; for pcclAvg divided by world_size
+ * out[i] = finish(acc[i] op own[i]) in dtype: rounded once for the 16-bit floats; for pcclAvg divided by total_weight
  * (integers truncate toward zero, floats divide in the accumulator's type). out may equal own.
  */
 void pc_reduce_finish(pcclDataType_t dtype, pcclRedOp_t op, void *out, const void *acc, const void *own, size_t count,
-                      uint32_t world_size);
+                      uint64_t total_weight);
+
+/* out[i] = finish(acc[i]): the end of a result that has a single operand, or whose last one was accumulated. */
+void pc_reduce_narrow(pcclDataType_t dtype, pcclRedOp_t op, void *out, const void *acc, size_t count,
+                      uint64_t total_weight);
+
+/* acc[i] *= factor, in dtype, which is float32 or float64. */
+void pc_reduce_scale(pcclDataType_t dtype, void *acc, size_t count, double factor);
 
 /* acc[i] = own[i], converted to the accumulator's type: the start of a partial result. */
 void pc_reduce_widen(pcclDataType_t dtype, void *acc, const void *own, size_t count);

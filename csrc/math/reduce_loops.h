@@ -47,7 +47,7 @@ typedef double any_f64 ANY;
  * integers have no wider type and divide one by one.
  */
 #define DEFINE_INTEGER(name, type, wide, quotient)                                                                     \
-    INLINE type apply_##name(pcclRedOp_t op, type a, type b, uint32_t divisor) {                                       \
+    INLINE type apply_##name(pcclRedOp_t op, type a, type b, uint64_t divisor) {                                       \
         switch (op) {                                                                                                  \
         case pcclSum:                                                                                                  \
             return (type)((wide)a + (wide)b);                                                                          \
@@ -74,7 +74,7 @@ DEFINE_INTEGER(i64, int64_t, uint64_t, int64_t)
 
 /* The comparisons are the quiet ones, which the compilers may evaluate for all lanes. Equal operands give a. */
 #define DEFINE_FLOAT(name, type)                                                                                       \
-    INLINE type apply_##name(pcclRedOp_t op, type a, type b, uint32_t divisor) {                                       \
+    INLINE type apply_##name(pcclRedOp_t op, type a, type b, uint64_t divisor) {                                       \
         switch (op) {                                                                                                  \
         case pcclSum:                                                                                                  \
             return a + b;                                                                                              \
@@ -118,7 +118,7 @@ INLINE uint16_t store_bf16(float value) {
 /* reduce_<name>: out[i] = store(acc[i] op load(own[i])); the types are those of one element of acc, own and out. */
 #define DEFINE_REDUCE(name, acc_type, own_type, out_type, load, store)                                                 \
     INLINE void reduce_##name(pcclRedOp_t op, void *out, const void *acc, const void *own, size_t count,               \
-                              uint32_t divisor) {                                                                      \
+                              uint64_t divisor) {                                                                      \
         any_##out_type *to = out;                                                                                      \
         const any_##acc_type *a = acc;                                                                                 \
         const any_##own_type *b = own;                                                                                 \
@@ -147,7 +147,7 @@ struct reduction {
     pcclDataType_t dtype;
     pcclRedOp_t op;
     bool partial;
-    uint32_t divisor;
+    uint64_t divisor;
 };
 
 /* One loop per operator, each with the operator as a constant. */
@@ -228,5 +228,17 @@ INLINE void widen_bf16(any_f32 *acc, const any_u16 *own, size_t count) {
     INDEPENDENT
     for (size_t i = 0; i < count; i++) acc[i] = pc_half_widen_bf16(own[i]);
 }
+
+/* narrow_<name>: out[i] = store(acc[i] / divisor). A divisor of 1 changes no bit. */
+#define DEFINE_NARROW(name, acc_type, out_type, store)                                                                 \
+    INLINE void narrow_##name(any_##out_type *out, const any_##acc_type *acc, size_t count, uint64_t divisor) {        \
+        INDEPENDENT                                                                                                    \
+        for (size_t i = 0; i < count; i++) out[i] = store(acc[i] / (any_##acc_type)divisor);                           \
+    }
+
+DEFINE_NARROW(f16, f32, u16, store_f16)
+DEFINE_NARROW(bf16, f32, u16, store_bf16)
+DEFINE_NARROW(f32, f32, f32, store_f32)
+DEFINE_NARROW(f64, f64, f64, store_f64)
 
 #endif

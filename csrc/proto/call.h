@@ -29,11 +29,17 @@ struct pc_call {
     bool cancelled;
     bool blocking; /* somebody waits for it now: only such calls count in the wait-for graph */
 
-    /* PC_CALL_ALL_REDUCE; send == recv: in place */
+    /* PC_CALL_COLLECTIVE */
     const void *send;
     void *recv;
-    uint64_t tag;
-    struct pc_op_shape shape;
+    bool undo; /* results overwrite inputs, which an abort must bring back */
+    uint64_t tag, weight;
+    struct pc_op_shape shape; /* algorithm PC_ALGORITHM_AUTO: chosen when the operation starts */
+    const uint64_t *counts, *recv_counts; /* see pc_plan_request */
+    uint32_t source, target; /* of PC_SEND_RECV; source PC_RANK_NONE: whoever sends first */
+
+    /* PC_CALL_END_STEP: nothing has failed here, as far as the caller knows */
+    bool vote;
 
     /* PC_CALL_SYNC_STATE */
     struct pc_tensor *tensors;

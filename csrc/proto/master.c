@@ -360,6 +360,7 @@ void pc_master_destroy(struct pc_master *master) {
     struct pc_list *node;
     while ((node = pc_list_pop(&master->groups)) != NULL) {
         struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
+        free(group->ids);
         free(group->ring);
         free(group);
     }

@@ -26,6 +26,7 @@ void pc_master_call(struct pc_master *master, struct pc_peer *peer, const struct
     peer->call = call->kind;
     peer->call_serial = call->serial;
     peer->call_ns = now_ns;
+    peer->vote = call->value != 0;
 }
 
 void pc_master_call_cancel(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_call_cancel *cancel) {
@@ -239,10 +240,10 @@ static bool blocked(const struct pc_peer *peer) {
 /* Whether what peer waits for can still come, given that all of its group are blocked. */
 static bool hopeful(struct pc_master *master, const struct pc_peer *peer) {
     for (uint32_t i = 0; i < peer->stall_count; i++) {
-        if (peer->stalls[i].kind != PC_CALL_ALL_REDUCE) continue;
+        if (peer->stalls[i].kind != PC_CALL_COLLECTIVE) continue;
         bool all = true;
         PC_EACH_PEER(master, other) {
-            if (!pc_master_votes(other) || other->group != peer->group) continue;
+            if (!pc_master_takes_part(other, &peer->stalls[i].key)) continue;
             all &= other == peer || has_started(other, &peer->stalls[i].key);
             /* In are_peers_pending without a report yet: operations of other threads may be in flight. */
             if (other->call == PC_CALL_PEERS_PENDING && other->stall_count == 0) return true;
@@ -251,8 +252,7 @@ static bool hopeful(struct pc_master *master, const struct pc_peer *peer) {
     }
     if (peer->call == PC_CALL_NONE) return false;
     PC_EACH_PEER(master, other) {
-        const bool needed = pc_master_votes(other) && (peer->call != PC_CALL_SYNC_STATE || other->group == peer->group);
-        if (needed && other->group == peer->group && other->call != peer->call) return false;
+        if (pc_master_votes(other) && other->group == peer->group && other->call != peer->call) return false;
     }
     return true;
 }
@@ -261,9 +261,9 @@ static void describe(const struct pc_peer *peer, char *out, size_t out_bytes) {
     char name[224];
     pc_master_name_peer(peer, name, sizeof name);
     if (peer->call != PC_CALL_NONE) {
-        (void)snprintf(out, out_bytes, "%s is in %s; ", name, pc_call_name(peer->call));
+        (void)snprintf(out, out_bytes, "%s is in %s", name, pc_call_name(peer->call));
     } else {
-        (void)snprintf(out, out_bytes, "%s is in all_reduce with tag %llu; ", name,
+        (void)snprintf(out, out_bytes, "%s is in %s with tag %llu", name, pc_collective_name(peer->stalls[0].collective),
                        (unsigned long long)peer->stalls[0].key.tag);
     }
 }
@@ -273,8 +273,9 @@ static void fail_group(struct pc_master *master, const struct pc_group *group) {
     char list[600] = "";
     PC_EACH_PEER(master, peer) {
         if (!pc_master_votes(peer) || peer->group != group->number) continue;
-        const size_t used = strlen(list);
-        describe(peer, list + used, sizeof list - used);
+        size_t used = strlen(list);
+        if (used > 0) used += (size_t)snprintf(list + used, sizeof list - used, "; ");
+        if (used < sizeof list) describe(peer, list + used, sizeof list - used);
     }
     pc_error_set(&error, pcclDeadlock, "these calls can never match: %s", list);
     pc_error_hint(&error, "all peers of a group must make the same joint calls, and post the operations of a tag alike");
@@ -282,7 +283,8 @@ static void fail_group(struct pc_master *master, const struct pc_group *group) {
     PC_EACH_PEER(master, peer) {
         if (!pc_master_votes(peer) || peer->group != group->number) continue;
         for (uint32_t i = 0; i < peer->stall_count; i++) {
-            if (peer->stalls[i].kind == PC_CALL_ALL_REDUCE) pc_master_abort_op(master, &peer->stalls[i].key, &error);
+            if (peer->stalls[i].kind != PC_CALL_COLLECTIVE) continue;
+            pc_master_abort_op(master, &peer->stalls[i].key, &error, peer->stalls[i].in_step != 0);
         }
         pc_master_answer(master, peer, 0, &error);
     }
@@ -315,6 +317,28 @@ void pc_master_stalled(struct pc_peer *peer, const struct pc_msg_stalled *stalle
     }
 }
 
+/* A step is committed if nothing has failed anywhere. If not, its operations have ended unevenly: seqs start again. */
+static void end_step(struct pc_master *master, struct pc_group *group) {
+    pc_error error = {0};
+    PC_EACH_PEER(master, peer) {
+        if (!pc_master_votes(peer) || peer->group != group->number || peer->vote) continue;
+        if (error.code != pcclSuccess) continue;
+        error.peer_id = peer->id;
+        pc_error_set(&error, pcclStepAborted, "the step was aborted: something in it failed at peer %llu",
+                     (unsigned long long)peer->id);
+        pc_error_hint(&error, "nothing of the step counts at any peer; do it again");
+    }
+    const bool commit = error.code == pcclSuccess;
+    if (!commit) {
+        group->flushing = true; /* nothing is in flight: all are here */
+        pc_master_flip(master, false);
+    }
+    PC_EACH_PEER(master, peer) {
+        if (pc_master_votes(peer) && peer->group == group->number) pc_master_answer(master, peer, 0, commit ? NULL : &error);
+    }
+    pc_master_moved(master, group->number);
+}
+
 void pc_master_evaluate(struct pc_master *master, uint64_t now_ns) {
     if (master->flushing || master->flip_wanted || master->ending) return;
     uint32_t count = 0;
@@ -324,13 +348,17 @@ void pc_master_evaluate(struct pc_master *master, uint64_t now_ns) {
         if (pc_master_admit(master)) pc_master_flip(master, false);
         return;
     }
-    if (topology != PC_CALL_NONE && topology != PC_CALL_SYNC_STATE) run_topology(master, topology);
+    const bool of_groups = topology == PC_CALL_SYNC_STATE || topology == PC_CALL_END_STEP;
+    if (topology != PC_CALL_NONE && !of_groups) run_topology(master, topology);
     for (struct pc_list *node = master->groups.next, *next; node != &master->groups; node = next) {
         next = node->next;
         struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
         if (group->sync_id != 0) continue;
-        if (common_call(master, group, &count) == PC_CALL_SYNC_STATE) {
+        const uint8_t call = common_call(master, group, &count);
+        if (call == PC_CALL_SYNC_STATE) {
             run_sync(master, group, count, now_ns);
+        } else if (call == PC_CALL_END_STEP) {
+            end_step(master, group);
         } else {
             find_deadlock(master, group);
         }

@@ -4,7 +4,7 @@
  */
 #include "base/checked.h"
 #include "base/log.h"
-#include "plan/ring_plan.h"
+#include "plan/ring_order.h"
 #include "proto/master_state.h"
 #include "proto/mutant.h"
 
@@ -80,7 +80,8 @@ void pc_master_state(struct pc_master *master, struct pc_peer *peer, const struc
     peer->flushed_count = state->ops.count;
     if (state->ops.count > 0) memcpy(peer->flushed, state->ops.items, state->ops.count * sizeof *peer->flushed);
     peer->freeze_waited = false;
-    (void)master;
+    struct pc_group *group = pc_master_group(master, peer->group, false);
+    if (group != NULL && state->step_open) group->step_poisoned = true;
 }
 
 void pc_master_flush_tick(struct pc_master *master, uint64_t now_ns) {
@@ -110,25 +111,50 @@ static uint32_t bad_pairs(struct pc_master *master, uint64_t (**pairs)[2]) {
     return count;
 }
 
-/* The member list of group, in ring order. Returns false when no ring avoids the bad pairs. */
+static uint32_t rank_in(const uint64_t *ids, uint32_t n, uint64_t id) {
+    uint32_t rank = 0;
+    while (rank < n && ids[rank] != id) rank++;
+    return rank;
+}
+
+/* Bad pairs of which both are among ids. */
+static bool misses_links(const uint64_t *ids, uint32_t n, const uint64_t (*pairs)[2], uint32_t count) {
+    for (uint32_t i = 0; i < count; i++) {
+        if (rank_in(ids, n, pairs[i][0]) < n && rank_in(ids, n, pairs[i][1]) < n) return true;
+    }
+    return false;
+}
+
+/* The member list of group, and its ring. Returns false when no ring avoids the bad pairs. */
 static bool plan_ring(struct pc_master *master, struct pc_group *group, bool *changed) {
     uint32_t n = 0;
     PC_EACH_PEER(master, peer) n += pc_master_votes(peer) && peer->group == group->number;
     uint64_t *ids = pc_arena_alloc(&master->arena, n, sizeof *ids);
+    uint64_t *order = pc_arena_alloc(&master->arena, n, sizeof *order);
     uint64_t(*pairs)[2] = NULL;
     const uint32_t bad = bad_pairs(master, &pairs);
-    if (ids == NULL || pairs == NULL) return false;
+    void *kept = group->ids, *ring = group->ring;
+    if (ids == NULL || order == NULL || pairs == NULL) return false;
     n = 0;
     PC_EACH_PEER(master, peer) {
-        if (pc_master_votes(peer) && peer->group == group->number) ids[n++] = peer->id;
+        if (pc_master_votes(peer) && peer->group == group->number) order[n] = ids[n] = peer->id, n++;
     }
-    const bool possible = pc_ring_order(ids, n, (const uint64_t(*)[2])pairs, bad);
-    *changed = n != group->ring_count || (n > 0 && memcmp(ids, group->ring, n * sizeof *ids) != 0);
-    void *items = group->ring;
-    if (!pc_grow(&items, &group->ring_capacity, n, sizeof *group->ring)) return false;
-    group->ring = items;
-    if (n > 0) memcpy(group->ring, ids, n * sizeof *ids);
-    group->ring_count = n;
+    const bool possible = pc_ring_order(order, n, (const uint64_t(*)[2])pairs, bad);
+    *changed = n != group->n;
+    if (!pc_grow(&kept, &group->ids_capacity, n, sizeof *group->ids)) return false;
+    group->ids = kept;
+    if (!pc_grow(&ring, &group->ring_capacity, n, sizeof *group->ring)) return false;
+    group->ring = ring;
+    for (uint32_t i = 0; i < n; i++) {
+        const uint32_t rank = rank_in(ids, n, order[i]);
+        *changed |= group->ids[i] != ids[i] || group->ring[i] != rank;
+        group->ids[i] = ids[i];
+        group->ring[i] = rank;
+    }
+    group->n = n;
+    const bool ring_only = misses_links(ids, n, (const uint64_t(*)[2])pairs, bad);
+    *changed |= ring_only != group->ring_only;
+    group->ring_only = ring_only;
     return possible;
 }
 
@@ -222,10 +248,21 @@ static void fill_groups(struct pc_master *master, struct pc_msg_epoch *message) 
     message->groups = (struct pc_array){records, count};
     for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next, records++) {
         const struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
-        struct pc_id_item *ring = pc_arena_alloc(&master->arena, group->ring_count, sizeof *ring);
-        if (ring == NULL) return;
-        for (size_t i = 0; i < group->ring_count; i++) ring[i].id = group->ring[i];
-        *records = (struct pc_group_record){group->number, group->epoch, {ring, (uint32_t)group->ring_count}};
+        struct pc_id_item *ids = pc_arena_alloc(&master->arena, group->n, sizeof *ids);
+        struct pc_index_item *ring = pc_arena_alloc(&master->arena, group->n, sizeof *ring);
+        if (ids == NULL || ring == NULL) return;
+        for (size_t i = 0; i < group->n; i++) {
+            ids[i].id = group->ids[i];
+            ring[i].index = group->ring[i];
+        }
+        *records = (struct pc_group_record){
+            .group = group->number,
+            .epoch = group->epoch,
+            .members = {ids, (uint32_t)group->n},
+            .ring = {ring, (uint32_t)group->n},
+            .ring_only = group->ring_only,
+            .step_poisoned = group->step_poisoned,
+        };
     }
 }
 
@@ -260,11 +297,12 @@ static void drop_empty_groups(struct pc_master *master) {
     for (struct pc_list *node = master->groups.next, *next; node != &master->groups; node = next) {
         next = node->next;
         struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
-        group->flushing = false;
+        group->flushing = group->step_poisoned = false;
         bool used = false;
         PC_EACH_PEER(master, peer) used |= peer->state >= PC_PEER_DIAL_BACK && peer->group == group->number;
         if (used) continue;
         pc_list_remove(&group->node);
+        free(group->ids);
         free(group->ring);
         free(group);
     }

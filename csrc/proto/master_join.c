@@ -216,14 +216,6 @@ void pc_master_link_down(struct pc_master *master, struct pc_peer *peer, const s
     }
 }
 
-static bool neighbours(const struct pc_group *group, uint64_t a, uint64_t b) {
-    for (size_t i = 0; i < group->ring_count; i++) {
-        const uint64_t here = group->ring[i], next = group->ring[(i + 1) % group->ring_count];
-        if ((here == a && next == b) || (here == b && next == a)) return true;
-    }
-    return false;
-}
-
 void pc_master_pair_failed(struct pc_master *master, struct pc_pair *pair, uint64_t now_ns) {
     struct pc_peer *low = pc_master_find(master, pair->low), *high = pc_master_find(master, pair->high);
     if (low == NULL || high == NULL) return;
@@ -246,7 +238,7 @@ void pc_master_pair_failed(struct pc_master *master, struct pc_pair *pair, uint6
     }
     pair->bad = pair->failures > 1;
     pair->renew = !pair->bad;
-    if (low->group == high->group && group != NULL && (neighbours(group, low->id, high->id) || group->sync_id != 0)) {
+    if (low->group == high->group && group != NULL) {
         if (master->cause.code == pcclSuccess) master->cause = cause;
         if (group->sync_id != 0) pc_master_sync_fail(master, group, &cause);
         pc_master_freeze(master, group, now_ns);

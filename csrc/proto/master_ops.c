@@ -11,7 +11,7 @@
 #include <string.h>
 
 static struct pc_list *bucket_of(struct pc_master *master, const struct pc_op_key *key) {
-    return &master->ops[((key->tag ^ key->seq << 32 ^ key->group) * 0x9e3779b97f4a7c15ull) >> 56];
+    return &master->ops[((key->tag ^ key->seq << 32 ^ key->group ^ key->channel) * 0x9e3779b97f4a7c15ull) >> 56];
 }
 
 static struct pc_pending_op *find_op(struct pc_master *master, const struct pc_op_key *key, bool create) {
@@ -76,7 +76,12 @@ void pc_master_send_commits(struct pc_master *master) {
     master->commit_count = 0;
 }
 
-void pc_master_abort_op(struct pc_master *master, const struct pc_op_key *key, const pc_error *error) {
+bool pc_master_takes_part(const struct pc_peer *peer, const struct pc_op_key *key) {
+    if (!pc_master_votes(peer) || peer->group != key->group) return false;
+    return key->channel == 0 || pc_channel_source(key->channel) == peer->id || pc_channel_target(key->channel) == peer->id;
+}
+
+void pc_master_abort_op(struct pc_master *master, const struct pc_op_key *key, const pc_error *error, bool in_step) {
     if (was_aborted(master, key)) return;
     struct pc_pending_op *op = find_op(master, key, false);
     if (op != NULL) drop_op(master, op);
@@ -84,7 +89,7 @@ void pc_master_abort_op(struct pc_master *master, const struct pc_op_key *key, c
     PC_LOG(pcclLogInfo, "%s: abort of tag %llu seq %llu: %s", master->machine.name, (unsigned long long)key->tag,
            (unsigned long long)key->seq, error->message);
     struct pc_verdict verdict = {*key, 0};
-    const struct pc_msg_verdict message = {{&verdict, 1}, pc_error_to_wire(error)};
+    const struct pc_msg_verdict message = {{&verdict, 1}, in_step, pc_error_to_wire(error)};
     PC_EACH_PEER(master, peer) {
         if (pc_master_votes(peer) && peer->group == key->group) pc_master_tell(master, peer, PC_MSG_VERDICT, &message);
     }
@@ -92,10 +97,10 @@ void pc_master_abort_op(struct pc_master *master, const struct pc_op_key *key, c
 
 static void done_mismatch(struct pc_master *master, const struct pc_op_key *key, uint64_t a, uint64_t b) {
     pc_error error = {.peer_id = a, .tag = key->tag, .seq = key->seq, .epoch = key->epoch};
-    pc_error_set(&error, pcclMismatch, "all_reduce with tag %llu: peers %llu and %llu called it with different count, dtype or op",
+    pc_error_set(&error, pcclMismatch, "tag %llu: peers %llu and %llu made different calls with it",
                  (unsigned long long)key->tag, (unsigned long long)a, (unsigned long long)b);
-    pc_error_hint(&error, "all peers of a group must call an operation with the same count, dtype and op");
-    pc_master_abort_op(master, key, &error);
+    pc_error_hint(&error, "all peers of a group must make the same call with a tag: collective, count, dtype, op, root");
+    pc_master_abort_op(master, key, &error, false);
 }
 
 static void one_done(struct pc_master *master, struct pc_peer *peer, struct pc_group *group, const struct pc_done *done) {
@@ -114,7 +119,8 @@ static void one_done(struct pc_master *master, struct pc_peer *peer, struct pc_g
     if (has_done(op, peer->id) || !pc_grow(&items, &op->done_capacity, op->done_count + 1, sizeof *op->done)) return;
     op->done = items;
     op->done[op->done_count++] = peer->id;
-    const size_t needed = PC_MUTANT(PC_MUTANT_COMMIT_WITHOUT_DONE) ? group->ring_count - 1 : group->ring_count;
+    const size_t all = done->key.channel == 0 ? group->n : 2;
+    const size_t needed = PC_MUTANT(PC_MUTANT_COMMIT_WITHOUT_DONE) ? all - 1 : all;
     if (op->done_count < needed || group->flushing) return;
     add_commit(master, &done->key);
     drop_op(master, op);
@@ -138,7 +144,7 @@ void pc_master_op_fail(struct pc_master *master, struct pc_peer *peer, const str
     pc_error error;
     pc_error_from_wire(&fail->error, &error);
     if (error.code == pcclSuccess) error.code = pcclInternalError;
-    pc_master_abort_op(master, &fail->key, &error);
+    pc_master_abort_op(master, &fail->key, &error, fail->in_step != 0);
 }
 
 /* DONE of every survivor, whoever else took part. All of them are frozen, so the answer can't change any more. */
@@ -146,7 +152,7 @@ bool pc_master_fate(struct pc_master *master, const struct pc_op_key *key) {
     const struct pc_pending_op *op = find_op(master, key, false);
     if (op == NULL) return false;
     PC_EACH_PEER(master, peer) {
-        if (pc_master_votes(peer) && peer->group == key->group && !has_done(op, peer->id)) return false;
+        if (pc_master_takes_part(peer, key) && !has_done(op, peer->id)) return false;
     }
     return true;
 }

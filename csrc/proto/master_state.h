@@ -68,6 +68,8 @@ struct pc_peer {
     struct pc_op_key *started;
     size_t started_count, started_capacity;
 
+    bool vote; /* in PC_CALL_END_STEP: nothing has failed there */
+
     bool freeze_waited; /* its STATE is awaited */
     struct pc_op_state *flushed; /* its STATE */
     size_t flushed_count, flushed_capacity;
@@ -88,8 +90,11 @@ struct pc_group {
     struct pc_list node;
     uint32_t number;
     uint64_t epoch;
-    uint64_t *ring;
-    size_t ring_count, ring_capacity;
+    uint64_t *ids; /* by rank */
+    uint32_t *ring; /* ranks in ring order */
+    size_t n, ids_capacity, ring_capacity;
+    bool ring_only; /* some pair has no link: nothing but the ring is sure to have all of its links */
+    bool step_poisoned; /* a step is open somewhere, and the epoch to come has lost a member */
     bool flushing; /* its members are frozen; a new epoch of the group follows */
     uint64_t revision; /* expected next by a synchronisation; 0: none yet */
     uint64_t sync_id; /* transfer in progress; 0: none */
@@ -182,7 +187,10 @@ void pc_master_flush_tick(struct pc_master *master, uint64_t now_ns);
 /* master_ops.c -------------------------------------------------------------------------------------------------- */
 void pc_master_done(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_done *done, uint64_t now_ns);
 void pc_master_op_fail(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_op_fail *fail);
-void pc_master_abort_op(struct pc_master *master, const struct pc_op_key *key, const pc_error *error);
+/* in_step: the step of the operation is poisoned. */
+void pc_master_abort_op(struct pc_master *master, const struct pc_op_key *key, const pc_error *error, bool in_step);
+/* Whether the peer takes part in an operation of its group. */
+bool pc_master_takes_part(const struct pc_peer *peer, const struct pc_op_key *key);
 /* The verdict on an operation of a flushed group. */
 bool pc_master_fate(struct pc_master *master, const struct pc_op_key *key);
 void pc_master_forget_ops(struct pc_master *master, const struct pc_group *group);

@@ -57,7 +57,7 @@ static void put_op(struct pc_writer *out, struct pc_master *master, const struct
     put(out, "],\"waiting\":[");
     bool first_id = true;
     PC_EACH_PEER(master, peer) {
-        bool done = !pc_master_votes(peer) || peer->group != op->key.group;
+        bool done = !pc_master_takes_part(peer, &op->key);
         for (size_t i = 0; i < op->done_count && !done; i++) done = op->done[i] == peer->id;
         if (done) continue;
         put(out, "%s%llu", first_id ? "" : ",", (unsigned long long)peer->id);
@@ -68,10 +68,11 @@ static void put_op(struct pc_writer *out, struct pc_master *master, const struct
 
 static bool missing(const struct pc_peer *other, const struct pc_peer *peer, const struct pc_stall *stall) {
     if (other == peer || !pc_master_votes(other)) return false;
-    if (stall->kind != PC_CALL_ALL_REDUCE) {
-        return other->call != stall->kind && (stall->kind != PC_CALL_SYNC_STATE || other->group == peer->group);
+    if (stall->kind != PC_CALL_COLLECTIVE) {
+        const bool of_group = stall->kind == PC_CALL_SYNC_STATE || stall->kind == PC_CALL_END_STEP;
+        return other->call != stall->kind && (!of_group || other->group == peer->group);
     }
-    if (other->group != peer->group) return false;
+    if (!pc_master_takes_part(other, &stall->key)) return false;
     for (size_t i = 0; i < other->started_count; i++) {
         if (pc_op_key_equal(&other->started[i], &stall->key)) return false;
     }
@@ -84,7 +85,8 @@ static void put_waits(struct pc_writer *out, struct pc_master *master) {
         for (uint32_t i = 0; i < peer->stall_count && peer->state == PC_PEER_MEMBER; i++) {
             const struct pc_stall *stall = &peer->stalls[i];
             put(out, "%s{\"peer\":%llu,\"call\":\"%s\",\"tag\":%llu,\"since_ms\":%llu,\"for\":[", first ? "" : ",",
-                (unsigned long long)peer->id, pc_call_name(stall->kind), (unsigned long long)stall->key.tag,
+                (unsigned long long)peer->id, stall->kind == PC_CALL_COLLECTIVE ? pc_collective_name(stall->collective) : pc_call_name(stall->kind),
+                (unsigned long long)stall->key.tag,
                 (unsigned long long)stall->blocked_ms);
             bool first_id = true;
             PC_EACH_PEER(master, other) {

@@ -15,6 +15,8 @@ static struct pc_member *member_of(struct pc_machine *machine) {
 }
 
 static void finish(struct pc_member *member) {
+    const struct pc_member_group *group = &member->group;
+    if (group->step_poison.code != pcclSuccess) pc_member_poison_step(member, &group->step_poison);
     pc_member_flush_done(member);
     pc_arena_reset(&member->arena);
     if (member->control != NULL) pc_stream_wake(member->control, &member->machine.actions);
@@ -107,8 +109,8 @@ void pc_member_lose(struct pc_member *member, const pc_error *error, bool flush_
         member->epoch.members[0] = *self;
         member->epoch.member_count = 1;
     }
-    member->epoch.ring_count = 0;
-    member->epoch.position = UINT32_MAX;
+    member->group.n = 0;
+    member->group.rank = PC_RANK_NONE;
     member->early_count = 0;
 }
 
@@ -208,6 +210,7 @@ static uint64_t next_tick(const struct pc_member *member, uint64_t now_ns) {
     if (member->phase == PC_MEMBER_IDLE || member->phase == PC_MEMBER_LOST) return UINT64_MAX;
     uint64_t due = now_ns + pc_min_u64(250 * PC_NS_PER_MS, member->heartbeat_ns);
     due = pc_min_u64(due, pc_member_links_deadline(member));
+    due = pc_min_u64(due, member->ops_due_ns);
     for (struct pc_list *node = member->calls.next; node != &member->calls; node = node->next) {
         due = pc_min_u64(due, PC_LIST_ENTRY(node, struct pc_call, node)->deadline_ns);
     }
@@ -287,8 +290,9 @@ struct pc_member *pc_member_create(const struct pc_member_config *config, uint64
     memcpy(member->machine.name, config->name, sizeof member->machine.name);
     member->dead_timeout_ns = config->dead_timeout_ns;
     member->heartbeat_ns = PC_NS_PER_S;
-    member->epoch.position = UINT32_MAX;
-    member->tick_ns = UINT64_MAX;
+    member->group.number = config->group;
+    member->group.rank = PC_RANK_NONE;
+    member->tick_ns = member->ops_due_ns = UINT64_MAX;
     member->stall_ns = now_ns;
     pc_list_init(&member->inbound);
     pc_list_init(&member->links);
@@ -296,7 +300,7 @@ struct pc_member *pc_member_create(const struct pc_member_config *config, uint64
     pc_list_init(&member->queued);
     pc_list_init(&member->spare_ops);
     pc_list_init(&member->sync.staged);
-    for (int i = 0; i < PC_TAG_BUCKETS; i++) pc_list_init(&member->tags[i]);
+    for (int i = 0; i < PC_TAG_BUCKETS; i++) pc_list_init(&member->group.tags[i]);
     pc_tx_pool_init(&member->tx_pool);
     return member;
 }
@@ -321,7 +325,8 @@ void pc_member_destroy(struct pc_member *member) {
     pc_pool_fini(&member->pool);
     pc_arena_reset(&member->arena);
     free(member->epoch.members);
-    free(member->epoch.ring);
+    free(member->group.ids);
+    free(member->group.ring);
     free(member->done);
     free(member->early_wants);
     free(member->run_key);
@@ -351,8 +356,8 @@ static void post_connect(struct pc_member *member, struct pc_call *call, uint64_
     }
     /* Every life is a new incarnation: nothing of an earlier one may be mistaken for this. */
     member->config.random.fill(member->config.random.state, member->incarnation, sizeof member->incarnation);
-    member->epoch.number = member->epoch.incarnation = member->epoch.group_epoch = 0;
-    member->epoch.member_count = member->epoch.ring_count = 0;
+    member->epoch.number = member->epoch.incarnation = member->group.epoch = 0;
+    member->epoch.member_count = member->group.n = 0;
     member->id = 0;
     member->lost = (pc_error){0};
     member->phase = PC_MEMBER_DIALING;
@@ -367,6 +372,11 @@ static const char *obstacle(const struct pc_member *member, const struct pc_call
     if (ends_ops && member->posted_count > 0) {
         *code = pcclPendingAsyncOps;
         return "asynchronous operations are in flight; await them first";
+    }
+    if (member->group.step_open && call->kind != PC_CALL_END_STEP && call->kind != PC_CALL_PEERS_PENDING &&
+        call->kind != PC_CALL_LEAVE) {
+        *code = pcclInvalidUsage;
+        return "a step is open; end it first";
     }
     if (!pc_list_empty(&member->calls)) {
         *code = pcclInvalidUsage;
@@ -393,7 +403,12 @@ static void post_joint(struct pc_member *member, struct pc_call *call) {
         return;
     }
     if (call->kind == PC_CALL_UPDATE_TOPOLOGY) member->topology_call = true;
-    const struct pc_msg_call message = {.kind = (uint8_t)call->kind, .serial = call->serial};
+    const struct pc_msg_call message = {
+        .kind = (uint8_t)call->kind,
+        .serial = call->serial,
+        .group = member->group.number,
+        .value = call->vote && member->group.step_poison.code == pcclSuccess,
+    };
     pc_member_tell_master(member, PC_MSG_CALL, &message);
 }
 
@@ -420,8 +435,8 @@ void pc_member_post(struct pc_member *member, struct pc_call *call, uint64_t now
         leave(member, call);
     } else if (member->phase != PC_MEMBER_MEMBER) {
         fail_call(member, call, pcclInvalidUsage, "this communicator is not connected");
-    } else if (call->kind == PC_CALL_ALL_REDUCE) {
-        pc_member_post_reduce(member, call, now_ns);
+    } else if (call->kind == PC_CALL_COLLECTIVE) {
+        pc_member_post_collective(member, call, now_ns);
     } else {
         post_joint(member, call);
     }
@@ -434,8 +449,8 @@ void pc_member_cancel(struct pc_member *member, struct pc_call *call, uint64_t n
     if (call->cancelled) return;
     pc_error error = {0};
     pc_error_set(&error, pcclCancelled, "%s was cancelled by the caller", pc_call_name(call->kind));
-    if (call->kind == PC_CALL_ALL_REDUCE) {
-        pc_member_cancel_reduce(member, call, pcclCancelled, "cancelled by the caller");
+    if (call->kind == PC_CALL_COLLECTIVE) {
+        pc_member_cancel_collective(member, call, pcclCancelled, "cancelled by the caller");
     } else if (!pc_list_linked(&call->node)) {
         return; /* completed already */
     } else if (call->kind == PC_CALL_CONNECT) {

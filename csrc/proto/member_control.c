@@ -119,27 +119,45 @@ static pc_status copy_members(struct pc_member *member, const struct pc_msg_epoc
     return pcclSuccess;
 }
 
-static pc_status copy_group(struct pc_member *member, const struct pc_msg_epoch *message, bool *changed) {
-    struct pc_member_epoch *epoch = &member->epoch;
+/* Who is where. The ring must hold every rank once: plans walk along it. */
+static pc_status copy_order(struct pc_member *member, const struct pc_group_record *record) {
+    struct pc_member_group *group = &member->group;
+    const uint32_t n = record->members.count;
+    void *ids = group->ids, *ring = group->ring;
+    bool *seen = pc_arena_alloc(&member->arena, n, sizeof *seen);
+    if (record->ring.count != n || n > PC_RANKS_MAX) return pcclProtocolError;
+    if (seen == NULL || !pc_grow(&ids, &group->ids_capacity, n, sizeof *group->ids)) return pcclNoMemory;
+    group->ids = ids;
+    if (!pc_grow(&ring, &group->ring_capacity, n, sizeof *group->ring)) return pcclNoMemory;
+    group->ring = ring;
+    group->n = n;
+    group->rank = PC_RANK_NONE;
+    for (uint32_t i = 0; i < n; i++) seen[i] = false;
+    for (uint32_t i = 0; i < n; i++) {
+        const uint32_t rank = ((const struct pc_index_item *)record->ring.items)[i].index;
+        group->ids[i] = ((const struct pc_id_item *)record->members.items)[i].id;
+        if (group->ids[i] == member->id) group->rank = i;
+        if (rank >= n || seen[rank]) return pcclProtocolError;
+        seen[rank] = true;
+        group->ring[i] = rank;
+    }
+    return pcclSuccess;
+}
+
+static pc_status copy_group(struct pc_member *member, const struct pc_msg_epoch *message, const pc_error *cause,
+                            bool *changed) {
+    struct pc_member_group *group = &member->group;
     const struct pc_group_record *groups = message->groups.items, *own = NULL;
     for (uint32_t i = 0; i < message->groups.count; i++) {
         if (groups[i].group == member->config.group) own = &groups[i];
     }
     *changed = false;
     if (own == NULL) return member->config.observer ? pcclSuccess : pcclProtocolError;
-    const struct pc_id_item *ring = own->ring.items;
-    void *items = epoch->ring;
-    if (!pc_grow(&items, &epoch->ring_capacity, own->ring.count, sizeof *epoch->ring)) return pcclNoMemory;
-    epoch->ring = items;
-    epoch->ring_count = own->ring.count;
-    epoch->position = UINT32_MAX;
-    for (uint32_t i = 0; i < own->ring.count; i++) {
-        epoch->ring[i] = ring[i].id;
-        if (ring[i].id == member->id) epoch->position = i;
-    }
-    *changed = own->epoch != epoch->group_epoch;
-    epoch->group_epoch = own->epoch;
-    return pcclSuccess;
+    *changed = own->epoch != group->epoch;
+    if (own->step_poisoned) pc_member_poison_step(member, cause);
+    group->epoch = own->epoch;
+    group->ring_only = own->ring_only != 0;
+    return copy_order(member, own);
 }
 
 static void finish_admission(struct pc_member *member, const struct pc_msg_epoch *message) {
@@ -160,11 +178,11 @@ static pc_status on_epoch(struct pc_member *member, const struct pc_msg_epoch *m
     pc_error cause;
     pc_error_from_wire(&message->cause, &cause);
     const struct pc_verdict *fates = message->fates.items;
-    for (uint32_t i = 0; i < message->fates.count; i++) pc_member_verdict(member, &fates[i], &cause, now_ns);
+    for (uint32_t i = 0; i < message->fates.count; i++) pc_member_verdict(member, &fates[i], &cause, false, now_ns);
     drop_removed_links(member, message);
     PC_TRY(copy_members(member, message));
     bool changed = false;
-    PC_TRY(copy_group(member, message, &changed));
+    PC_TRY(copy_group(member, message, &cause, &changed));
     member->epoch.number = message->number;
     PC_LOG(pcclLogInfo, "%s: epoch %llu, %u members", member->machine.name, (unsigned long long)message->number,
            message->members.count);
@@ -193,6 +211,7 @@ static void on_call_result(struct pc_member *member, const struct pc_msg_call_re
     /* A cancelled call keeps the record that says why; the master only confirms that nothing more will come. */
     if (error.code != pcclSuccess && call->outcome.error.code != pcclSuccess) error = call->outcome.error;
     if (call->kind == PC_CALL_SYNC_STATE) pc_member_sync_end(member, error.code == pcclSuccess);
+    if (call->kind == PC_CALL_END_STEP) pc_member_end_step(member);
     if (error.code == pcclSuccess) {
         if (call->kind == PC_CALL_PEERS_PENDING) call->outcome.pending = result->value != 0;
         if (call->kind == PC_CALL_SYNC_STATE) call->outcome.revision = result->value;
@@ -207,7 +226,7 @@ static void on_verdicts(struct pc_member *member, const struct pc_msg_verdict *m
     pc_error error;
     pc_error_from_wire(&message->error, &error);
     const struct pc_verdict *verdicts = message->ops.items;
-    for (uint32_t i = 0; i < message->ops.count; i++) pc_member_verdict(member, &verdicts[i], &error, now_ns);
+    for (uint32_t i = 0; i < message->ops.count; i++) pc_member_verdict(member, &verdicts[i], &error, message->in_step != 0, now_ns);
 }
 
 /* Dispatch ------------------------------------------------------------------------------------------------------ */

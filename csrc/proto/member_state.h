@@ -3,15 +3,17 @@
  *   member.c          life, events of the driver, calls, timers
  *   member_control.c  conversation with the master: admission, epochs, verdicts
  *   member_links.c    links to other peers
- *   member_ops.c      operations: identity, credit, verdict, undo
+ *   member_ops.c      operations: identity, posting, verdict, steps
+ *   member_data.c     operations: frames in and out, credit
+ *   member_watch.c    operations: reports to the master, time limits
  *   member_sync.c     transfer of shared state
  */
 #ifndef PC_MEMBER_STATE_H
 #define PC_MEMBER_STATE_H
 
+#include "proto/collective.h"
 #include "proto/link.h"
 #include "proto/member.h"
-#include "proto/ring.h"
 
 /* Named by what is expected next. Any failure before MEMBER leads to IDLE, after it to LOST; CONNECT starts anew. */
 enum pc_member_phase {
@@ -30,19 +32,30 @@ enum {
     PC_INBOUND_MAX = 64, /* unproved connections; beyond, the oldest goes */
     PC_OPS_MAX = 4096, /* posted here, or held for others, at a time */
     PC_TAGS_MAX = 1 << 20, /* distinct tags within an epoch */
-    PC_TAG_BUCKETS = 256,
+    PC_TAG_BUCKETS = 64,
     PC_HELD_LINK_BYTES = 8 * PC_EAGER_LINK_BYTES,
     PC_SYNC_WINDOW = 4 /* blocks asked for and not arrived */
 };
 
 struct pc_member_epoch {
     uint64_t number, incarnation;
-    uint64_t group_epoch; /* identity of this group's operations */
     struct pc_member_record *members;
     size_t member_count, member_capacity;
-    uint64_t *ring; /* ids in ring order */
-    size_t ring_count, ring_capacity;
-    uint32_t position; /* in the ring; UINT32_MAX: not in it */
+};
+
+/* Members that make collectives together, as this peer sees them. */
+struct pc_member_group {
+    uint32_t number;
+    uint64_t epoch; /* identity of its operations */
+    uint64_t *ids; /* by rank */
+    uint32_t *ring; /* ranks in ring order */
+    size_t n, ids_capacity, ring_capacity;
+    uint32_t rank; /* PC_RANK_NONE: this peer is not in it */
+    struct pc_list tags[PC_TAG_BUCKETS];
+    uint32_t tag_count;
+    bool ring_only; /* some pair has no link */
+    bool step_open; /* operations of a step were posted, and it has not been voted on */
+    pc_error step_poison; /* why the step fails; code 0: it does not */
 };
 
 /* State of the transfer part of a shared-state call. */
@@ -91,14 +104,15 @@ struct pc_member {
     struct pc_arena arena; /* of the message in hand */
 
     struct pc_member_epoch epoch;
+    struct pc_member_group group;
     bool frozen;
     bool topology_call; /* update_topology is out: new operations wait for its end */
 
     struct pc_list calls; /* joint calls and CONNECT */
-    struct pc_list queued; /* all-reduces that wait until nothing is frozen */
+    struct pc_list queued; /* operations that wait until nothing is frozen */
     uint64_t next_serial;
-    struct pc_list tags[PC_TAG_BUCKETS];
-    uint32_t tag_count, op_count, posted_count;
+    uint32_t op_count, posted_count;
+    uint64_t ops_due_ns; /* no time limit of an operation passes before */
     struct pc_list spare_ops;
     struct pc_done *done; /* to be sent at the end of this event */
     size_t done_count, done_capacity;
@@ -145,30 +159,36 @@ void pc_member_links_tick(struct pc_member *member, uint64_t now_ns);
 uint64_t pc_member_links_deadline(const struct pc_member *member);
 
 /* member_ops.c -------------------------------------------------------------------------------------------------- */
-struct pc_op;
-void pc_member_post_reduce(struct pc_member *member, struct pc_call *call, uint64_t now_ns);
+void pc_member_post_collective(struct pc_member *member, struct pc_call *call, uint64_t now_ns);
 void pc_member_start_queued(struct pc_member *member, uint64_t now_ns);
+/* Verdicts of the master. error says why, for aborts; in_step: they poison the step. */
+void pc_member_verdict(struct pc_member *member, const struct pc_verdict *verdict, const pc_error *error, bool in_step,
+                       uint64_t now_ns);
+/* Ends all operations with error: the run is lost for this peer. */
+void pc_member_ops_lose(struct pc_member *member, const pc_error *error);
+/* After a flip that changed this group: what is left of older epochs goes, seqs start again. */
+void pc_member_ops_flip(struct pc_member *member, uint64_t now_ns);
+/* All operations of the step fail now, and those posted later until it is voted on. */
+void pc_member_poison_step(struct pc_member *member, const pc_error *error);
+void pc_member_end_step(struct pc_member *member);
+void pc_member_flush_done(struct pc_member *member);
+void pc_member_ops_fini(struct pc_member *member);
+
+/* member_data.c ------------------------------------------------------------------------------------------------- */
 pc_status pc_member_data(struct pc_member *member, struct pc_stream *stream, const struct pc_msg_data *data,
                          uint32_t bulk_len, uint64_t now_ns);
 pc_status pc_member_data_arrived(struct pc_member *member, struct pc_stream *stream, uint64_t now_ns);
 pc_status pc_member_ready(struct pc_member *member, struct pc_link *link, const struct pc_msg_ready *ready,
                           uint64_t now_ns);
 void pc_member_data_sent(struct pc_member *member, struct pc_tx *tx, uint64_t now_ns);
-/* A verdict of the master. error says why, for an abort. */
-void pc_member_verdict(struct pc_member *member, const struct pc_verdict *verdict, const pc_error *error,
-                       uint64_t now_ns);
-/* Ends all operations with error: the run is lost for this peer. */
-void pc_member_ops_lose(struct pc_member *member, const pc_error *error);
-/* After a flip that changed this group: what is left of older epochs goes, seqs start again. */
-void pc_member_ops_flip(struct pc_member *member, uint64_t now_ns);
 /* link goes: what came over it for calls that were not made yet goes with it. */
 void pc_member_ops_unhold(struct pc_member *member, const struct pc_link *link);
+
+/* member_watch.c ------------------------------------------------------------------------------------------------ */
 void pc_member_ops_tick(struct pc_member *member, uint64_t now_ns);
-void pc_member_flush_done(struct pc_member *member);
 void pc_member_report_state(struct pc_member *member, uint64_t epoch);
 void pc_member_report_stalls(struct pc_member *member, uint64_t now_ns);
-void pc_member_cancel_reduce(struct pc_member *member, struct pc_call *call, pc_status code, const char *why);
-void pc_member_ops_fini(struct pc_member *member);
+void pc_member_cancel_collective(struct pc_member *member, struct pc_call *call, pc_status code, const char *why);
 
 /* member_sync.c ------------------------------------------------------------------------------------------------- */
 void pc_member_sync_offer(struct pc_member *member, struct pc_call *call);

@@ -2,22 +2,37 @@
 #include "proto/pool.h"
 
 #include "base/checked.h"
-#include "plan/ring_plan.h"
+#include "plan/chunk_plan.h"
 
 #include <stdlib.h>
 
-uint8_t *pc_pool_take_segment(struct pc_pool *pool) {
-    if (pool->idle_count > 0) return pool->idle_segments[--pool->idle_count];
-    if (pool->segment_count == PC_POOL_SEGMENTS_MAX) return NULL;
-    uint8_t *segment = malloc(PC_SEGMENT_MAX_BYTES);
-    if (segment == NULL) return NULL;
-    pool->segment_count++;
-    pool->kept_bytes += PC_SEGMENT_MAX_BYTES;
+enum { SEGMENT_BYTES = sizeof(struct pc_segment) + PC_SEGMENT_MAX_BYTES };
+
+struct pc_segment *pc_pool_take_segment(struct pc_pool *pool) {
+    struct pc_segment *segment = NULL;
+    if (pool->idle_count > 0) {
+        segment = pool->idle_segments[--pool->idle_count];
+        pool->kept_bytes -= SEGMENT_BYTES;
+    } else {
+        segment = aligned_alloc(_Alignof(struct pc_segment), SEGMENT_BYTES);
+        if (segment == NULL) return NULL;
+    }
+    pool->out_count++;
     return segment;
 }
 
-void pc_pool_give_segment(struct pc_pool *pool, uint8_t *segment) {
+void pc_pool_give_segment(struct pc_pool *pool, struct pc_segment *segment) {
+    pool->out_count--;
+    if (pool->idle_count == PC_POOL_SEGMENTS_KEPT) {
+        free(segment);
+        return;
+    }
     pool->idle_segments[pool->idle_count++] = segment;
+    pool->kept_bytes += SEGMENT_BYTES;
+}
+
+bool pc_pool_scarce(const struct pc_pool *pool) {
+    return pool->out_count >= PC_POOL_SEGMENTS_KEPT / 2;
 }
 
 /* Eighths of a power of two: sizes that differ a little share a buffer, and at most an eighth is wasted. */

@@ -5,14 +5,22 @@
 #ifndef PC_POOL_H
 #define PC_POOL_H
 
-#include <stddef.h>
+#include "base/list.h"
+
 #include <stdint.h>
 
-enum { PC_POOL_SEGMENTS_MAX = 64, PC_POOL_BUFFERS_MAX = 8 };
+enum { PC_POOL_SEGMENTS_KEPT = 64, PC_POOL_BUFFERS_MAX = 8 };
+
+/* Staging memory for one segment of a payload, PC_SEGMENT_MAX_BYTES, aligned for vectors. */
+struct pc_segment {
+    struct pc_list node; /* its owner's */
+    uint32_t origin, elems; /* its owner's: who sent what it holds */
+    _Alignas(64) uint8_t data[];
+};
 
 struct pc_pool {
-    uint8_t *idle_segments[PC_POOL_SEGMENTS_MAX];
-    uint32_t idle_count, segment_count;
+    struct pc_segment *idle_segments[PC_POOL_SEGMENTS_KEPT];
+    uint32_t idle_count, out_count;
     struct {
         uint8_t *data;
         size_t capacity;
@@ -20,9 +28,11 @@ struct pc_pool {
     size_t kept_bytes;
 };
 
-/* A segment of PC_SEGMENT_MAX_BYTES; NULL when all PC_POOL_SEGMENTS_MAX are out or there is no memory. */
-uint8_t *pc_pool_take_segment(struct pc_pool *pool);
-void pc_pool_give_segment(struct pc_pool *pool, uint8_t *segment);
+/* NULL: no memory. More than are kept can be out; see pc_pool_scarce. */
+struct pc_segment *pc_pool_take_segment(struct pc_pool *pool);
+void pc_pool_give_segment(struct pc_pool *pool, struct pc_segment *segment);
+/* So many segments are out that what can lie elsewhere should. */
+bool pc_pool_scarce(const struct pc_pool *pool);
 /* At least len_bytes; *capacity tells how many, and goes back with it. NULL: no memory. */
 uint8_t *pc_pool_take_buffer(struct pc_pool *pool, size_t len_bytes, size_t *capacity);
 void pc_pool_give_buffer(struct pc_pool *pool, uint8_t *buffer, size_t capacity);

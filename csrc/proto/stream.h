@@ -28,7 +28,9 @@ struct pc_tx {
     uint32_t bulk_len;
     uint8_t *copy; /* bulk moved here because its owner needs the original back; freed when sent */
     void *owner; /* told when the frame has left, unless NULL */
-    uint32_t round, segment; /* for the owner */
+    void *item; /* the owner's */
+    uint32_t credit; /* the owner's: what it counts against the receiver's credit */
+    bool forwarded; /* the owner's */
 };
 
 struct pc_tx_pool {
@@ -50,8 +52,11 @@ struct pc_stream;
 struct pc_sink {
     uint8_t *data;
     void *owner; /* see pc_stream_forget */
-    void *item; /* the machine's */
-    uint32_t round, segment; /* the machine's */
+    /* The machine's: */
+    void *item;
+    uint32_t chunk, segment;
+    uint64_t weight;
+    uint8_t kind;
 };
 
 /* How a stream tells its machine. Called only from within pc_stream_received and pc_stream_sent. */

@@ -110,6 +110,10 @@ static bool in_place_of(const struct pc_workload *workload, uint64_t step, uint3
     return mix(workload->config.seed, step, 200 + tag) % 4 != 0;
 }
 
+static uint8_t algorithm_of(const struct pc_workload *workload, uint64_t step, uint32_t tag) {
+    return (uint8_t)(mix(workload->config.seed, step, 400 + tag) % PC_ALGORITHM_COUNT);
+}
+
 /* A user error now and then: one peer calls with another count. All must be told, and the retry must work. */
 static bool wrong_call(const struct pc_workload *workload, uint64_t step, uint32_t tag) {
     return count_of(workload, step, tag) > 1 && mix(workload->config.seed, step, 300 + tag) % 64 == 0;
@@ -165,13 +169,18 @@ static void post_reduction(struct pc_workload *workload, struct program *program
     struct reduction *reduction = &program->reductions[tag];
     const uint64_t count = count_of(workload, program->step, tag);
     memset(&reduction->call, 0, sizeof reduction->call);
-    reduction->call.kind = PC_CALL_ALL_REDUCE;
+    reduction->call.kind = PC_CALL_COLLECTIVE;
     reduction->call.tag = tag;
-    reduction->call.shape = (struct pc_op_shape){.count = count, .dtype = pcclInt64, .redop = pcclSum};
+    reduction->call.shape = (struct pc_op_shape){.count = count,
+                                                  .dtype = pcclInt64,
+                                                  .redop = pcclSum,
+                                                  .algorithm = algorithm_of(workload, program->step, tag)};
     const bool wrong = reduction->attempt == 0 && program->slot == 1 && wrong_call(workload, program->step, tag);
     if (wrong) reduction->call.shape.count = count - 1;
     reduction->call.send = reduction->send;
     reduction->call.recv = reduction->in_place ? reduction->send : reduction->recv;
+    reduction->call.undo = reduction->in_place;
+    reduction->call.weight = 1;
     reduction->done = false;
     post(workload, program, &reduction->call);
 }
@@ -450,7 +459,7 @@ static void completed(void *context, struct pc_process *process, struct pc_call 
         violate(workload, "L1: %s of peer %u took %llu s", pc_call_name(call->kind), program->slot,
                 (unsigned long long)(took_ns / PC_NS_PER_S));
     }
-    if (call->kind == PC_CALL_ALL_REDUCE) {
+    if (call->kind == PC_CALL_COLLECTIVE) {
         if (program->state == WAIT_REDUCE) {
             on_reduced(workload, program, (struct reduction *)(void *)((char *)call - offsetof(struct reduction, call)));
         }

@@ -90,6 +90,8 @@ SCHEMA(msg_link_down)
 static const struct pc_field msg_call_fields[] = {
     FIELD(pc_msg_call, kind, PC_FIELD_U8),
     FIELD(pc_msg_call, serial, PC_FIELD_U64),
+    FIELD(pc_msg_call, group, PC_FIELD_U32),
+    FIELD(pc_msg_call, value, PC_FIELD_U64),
 };
 SCHEMA(msg_call)
 
@@ -102,6 +104,7 @@ static const struct pc_field op_key_fields[] = {
     FIELD(pc_op_key, epoch, PC_FIELD_U64),
     FIELD(pc_op_key, tag, PC_FIELD_U64),
     FIELD(pc_op_key, seq, PC_FIELD_U64),
+    FIELD(pc_op_key, channel, PC_FIELD_U64),
     FIELD(pc_op_key, group, PC_FIELD_U32),
 };
 SCHEMA(op_key)
@@ -119,6 +122,7 @@ SCHEMA(msg_done)
 
 static const struct pc_field msg_op_fail_fields[] = {
     PART(pc_msg_op_fail, key, PC_FIELD_STRUCT, op_key_schema),
+    FIELD(pc_msg_op_fail, in_step, PC_FIELD_U8),
     PART(pc_msg_op_fail, error, PC_FIELD_STRUCT, wire_error_schema),
 };
 SCHEMA(msg_op_fail)
@@ -132,6 +136,7 @@ SCHEMA(op_state)
 
 static const struct pc_field msg_state_fields[] = {
     FIELD(pc_msg_state, epoch, PC_FIELD_U64),
+    FIELD(pc_msg_state, step_open, PC_FIELD_U8),
     PART(pc_msg_state, ops, PC_FIELD_LIST, op_state_schema),
 };
 SCHEMA(msg_state)
@@ -143,6 +148,8 @@ SCHEMA(msg_goodbye)
 
 static const struct pc_field stall_fields[] = {
     FIELD(pc_stall, kind, PC_FIELD_U8),
+    FIELD(pc_stall, collective, PC_FIELD_U8),
+    FIELD(pc_stall, in_step, PC_FIELD_U8),
     PART(pc_stall, key, PC_FIELD_STRUCT, op_key_schema),
     FIELD(pc_stall, blocked_ms, PC_FIELD_U64),
 };
@@ -226,6 +233,7 @@ SCHEMA(verdict)
 
 static const struct pc_field msg_verdict_fields[] = {
     PART(pc_msg_verdict, ops, PC_FIELD_LIST, verdict_schema),
+    FIELD(pc_msg_verdict, in_step, PC_FIELD_U8),
     PART(pc_msg_verdict, error, PC_FIELD_STRUCT, wire_error_schema),
 };
 SCHEMA(msg_verdict)
@@ -249,10 +257,18 @@ static const struct pc_field id_item_fields[] = {
 };
 SCHEMA(id_item)
 
+static const struct pc_field index_item_fields[] = {
+    FIELD(pc_index_item, index, PC_FIELD_U32),
+};
+SCHEMA(index_item)
+
 static const struct pc_field group_record_fields[] = {
     FIELD(pc_group_record, group, PC_FIELD_U32),
     FIELD(pc_group_record, epoch, PC_FIELD_U64),
-    PART(pc_group_record, ring, PC_FIELD_LIST, id_item_schema),
+    PART(pc_group_record, members, PC_FIELD_LIST, id_item_schema),
+    PART(pc_group_record, ring, PC_FIELD_LIST, index_item_schema),
+    FIELD(pc_group_record, ring_only, PC_FIELD_U8),
+    FIELD(pc_group_record, step_poisoned, PC_FIELD_U8),
 };
 SCHEMA(group_record)
 
@@ -266,11 +282,6 @@ static const struct pc_field msg_epoch_fields[] = {
     PART(pc_msg_epoch, cause, PC_FIELD_STRUCT, wire_error_schema),
 };
 SCHEMA(msg_epoch)
-
-static const struct pc_field index_item_fields[] = {
-    FIELD(pc_index_item, index, PC_FIELD_U32),
-};
-SCHEMA(index_item)
 
 static const struct pc_field digest_item_fields[] = {
     FIELD(pc_digest_item, digest, PC_FIELD_BYTES16),
@@ -311,6 +322,9 @@ SCHEMA(msg_link_ack)
 
 static const struct pc_field op_shape_fields[] = {
     FIELD(pc_op_shape, count, PC_FIELD_U64),
+    FIELD(pc_op_shape, layout, PC_FIELD_U64),
+    FIELD(pc_op_shape, root, PC_FIELD_U32),
+    FIELD(pc_op_shape, collective, PC_FIELD_U8),
     FIELD(pc_op_shape, dtype, PC_FIELD_U8),
     FIELD(pc_op_shape, redop, PC_FIELD_U8),
     FIELD(pc_op_shape, consistency, PC_FIELD_U8),
@@ -324,10 +338,10 @@ static const struct pc_field msg_data_fields[] = {
     PART(pc_msg_data, shape, PC_FIELD_STRUCT, op_shape_schema),
     FIELD(pc_msg_data, step, PC_FIELD_U64),
     FIELD(pc_msg_data, weight, PC_FIELD_U64),
-    FIELD(pc_msg_data, offset, PC_FIELD_U64),
-    FIELD(pc_msg_data, round, PC_FIELD_U32),
+    FIELD(pc_msg_data, elems, PC_FIELD_U64),
+    FIELD(pc_msg_data, chunk, PC_FIELD_U32),
     FIELD(pc_msg_data, segment, PC_FIELD_U32),
-    FIELD(pc_msg_data, want_ready, PC_FIELD_U8),
+    FIELD(pc_msg_data, kind, PC_FIELD_U8),
 };
 SCHEMA(msg_data)
 
@@ -399,10 +413,20 @@ const char *pc_call_name(uint32_t kind) {
     case PC_CALL_PEERS_PENDING: return "are_peers_pending";
     case PC_CALL_OPTIMIZE_TOPOLOGY: return "optimize_topology";
     case PC_CALL_SYNC_STATE: return "sync_shared_state";
-    case PC_CALL_ALL_REDUCE: return "all_reduce";
+    case PC_CALL_COLLECTIVE: return "a collective";
     case PC_CALL_LEAVE: return "leave";
+    case PC_CALL_END_STEP: return "the end of a step";
     default: return "no call";
     }
+}
+
+const char *pc_collective_name(uint32_t collective) {
+    static const char *const names[PC_COLLECTIVE_COUNT] = {
+        [PC_ALL_REDUCE] = "all_reduce",         [PC_BROADCAST] = "broadcast", [PC_REDUCE] = "reduce",
+        [PC_ALL_GATHER] = "all_gather",         [PC_GATHER] = "gather",       [PC_SCATTER] = "scatter",
+        [PC_REDUCE_SCATTER] = "reduce_scatter", [PC_ALL_TO_ALL] = "all_to_all", [PC_SEND_RECV] = "send/recv",
+    };
+    return collective < PC_COLLECTIVE_COUNT ? names[collective] : "an unknown collective";
 }
 
 struct pc_wire_error pc_error_to_wire(const pc_error *error) {
@@ -481,26 +505,46 @@ bool pc_address_is_loopback(const struct pc_address *address) {
 }
 
 bool pc_op_key_equal(const struct pc_op_key *a, const struct pc_op_key *b) {
-    return a->epoch == b->epoch && a->tag == b->tag && a->seq == b->seq && a->group == b->group;
+    return a->epoch == b->epoch && a->tag == b->tag && a->seq == b->seq && a->channel == b->channel &&
+           a->group == b->group;
 }
 
 bool pc_op_shape_equal(const struct pc_op_shape *a, const struct pc_op_shape *b) {
-    return a->count == b->count && a->dtype == b->dtype && a->redop == b->redop && a->consistency == b->consistency &&
+    return a->count == b->count && a->layout == b->layout && a->root == b->root && a->collective == b->collective &&
+           a->dtype == b->dtype && a->redop == b->redop && a->consistency == b->consistency &&
            a->algorithm == b->algorithm && a->codec == b->codec;
 }
 
+bool pc_collective_has_root(uint32_t collective) {
+    return collective == PC_BROADCAST || collective == PC_REDUCE || collective == PC_GATHER || collective == PC_SCATTER;
+}
+
+bool pc_collective_reduces(uint32_t collective) {
+    return collective == PC_ALL_REDUCE || collective == PC_REDUCE || collective == PC_REDUCE_SCATTER;
+}
+
 void pc_op_shape_format(const struct pc_op_shape *shape, char *out, size_t out_bytes) {
-    (void)snprintf(out, out_bytes, "%s of %llu x %s", pc_redop_name((pcclRedOp_t)shape->redop),
-                   (unsigned long long)shape->count, pc_dtype_name((pcclDataType_t)shape->dtype));
+    static const char *const algorithms[PC_ALGORITHM_COUNT] = {"", " by ring", " by tree", " directly", " by exchange"};
+    char root[32] = "";
+    if (pc_collective_has_root(shape->collective)) (void)snprintf(root, sizeof root, " with root %u", shape->root);
+    (void)snprintf(out, out_bytes, "%s: %s%s%llu x %s%s%s%s%s", pc_collective_name(shape->collective),
+                   pc_collective_reduces(shape->collective) ? pc_redop_name((pcclRedOp_t)shape->redop) : "",
+                   pc_collective_reduces(shape->collective) ? " of " : "", (unsigned long long)shape->count,
+                   pc_dtype_name((pcclDataType_t)shape->dtype), root, shape->layout != 0 ? " in blocks" : "",
+                   shape->consistency == PC_STEP ? ", in a step" : "",
+                   shape->algorithm < PC_ALGORITHM_COUNT ? algorithms[shape->algorithm] : "");
 }
 
 uint64_t pc_op_shape_fingerprint(const struct pc_op_shape *shape) {
-    uint8_t bytes[13];
+    uint8_t bytes[26];
     pc_bytes_put(bytes, shape->count, 8);
-    bytes[8] = shape->dtype;
-    bytes[9] = shape->redop;
-    bytes[10] = shape->consistency;
-    bytes[11] = shape->algorithm;
-    bytes[12] = shape->codec;
+    pc_bytes_put(bytes + 8, shape->layout, 8);
+    pc_bytes_put(bytes + 16, shape->root, 4);
+    bytes[20] = shape->collective;
+    bytes[21] = shape->dtype;
+    bytes[22] = shape->redop;
+    bytes[23] = shape->consistency;
+    bytes[24] = shape->algorithm;
+    bytes[25] = shape->codec;
     return pc_digest64(bytes, sizeof bytes) | 1;
 }

@@ -80,13 +80,40 @@ struct pc_wire_error {
 /* Identity of an operation. epoch: that in which its group's member list last changed (see docs/protocol.md). */
 struct pc_op_key {
     uint64_t epoch, tag, seq;
+    uint64_t channel; /* 0: all of the group take part; else two, see pc_channel */
     uint32_t group;
 };
 
+enum pc_collective_kind {
+    PC_ALL_REDUCE = 0,
+    PC_BROADCAST,
+    PC_REDUCE,
+    PC_ALL_GATHER,
+    PC_REDUCE_SCATTER,
+    PC_GATHER,
+    PC_SCATTER,
+    PC_ALL_TO_ALL,
+    PC_SEND_RECV,
+    PC_COLLECTIVE_COUNT
+};
+
+enum pc_algorithm {
+    PC_ALGORITHM_AUTO = 0, /* never on the wire: replaced by the choice */
+    PC_ALGORITHM_RING,
+    PC_ALGORITHM_TREE,
+    PC_ALGORITHM_DIRECT, /* each member owns a share: two hops */
+    PC_ALGORITHM_EXCHANGE, /* everything to everybody: one hop */
+    PC_ALGORITHM_COUNT
+};
+
+enum pc_consistency { PC_STRICT = 0, PC_STEP = 1 };
+
 /* What all participants must agree on. */
 struct pc_op_shape {
-    uint64_t count;
-    uint8_t dtype, redop, consistency, algorithm, codec;
+    uint64_t count; /* elements of the buffer, or of each block (all_gather, reduce_scatter, gather, scatter, all_to_all) */
+    uint64_t layout; /* digest of the block sizes where they differ and all know them; else 0 */
+    uint32_t root; /* rank; 0 where there is none */
+    uint8_t collective, dtype, redop, consistency, algorithm, codec;
 };
 
 /* Control ------------------------------------------------------------------------------------------------------ */
@@ -152,14 +179,21 @@ enum pc_call_kind {
     PC_CALL_PEERS_PENDING = 3,
     PC_CALL_OPTIMIZE_TOPOLOGY = 4,
     PC_CALL_SYNC_STATE = 5,
-    PC_CALL_ALL_REDUCE = 6,
-    PC_CALL_LEAVE = 7
+    PC_CALL_COLLECTIVE = 6,
+    PC_CALL_LEAVE = 7,
+    PC_CALL_END_STEP = 8
 };
 const char *pc_call_name(uint32_t kind);
+const char *pc_collective_name(uint32_t collective);
+bool pc_collective_has_root(uint32_t collective);
+/* Whether contributions are combined; the others only move blocks. */
+bool pc_collective_reduces(uint32_t collective);
 
 struct pc_msg_call {
     uint8_t kind;
     uint64_t serial; /* counts this peer's joint calls; results name it */
+    uint32_t group; /* of a call that only one group makes */
+    uint64_t value; /* PC_CALL_END_STEP: whether nothing has failed here */
 };
 struct pc_msg_call_cancel {
     uint64_t serial;
@@ -178,6 +212,7 @@ struct pc_msg_done {
 /* The sender wants this operation failed for all: mismatch, time limit, cancellation, no memory. */
 struct pc_msg_op_fail {
     struct pc_op_key key;
+    uint8_t in_step; /* it is part of a step, which fails with it */
     struct pc_wire_error error;
 };
 struct pc_verdict {
@@ -186,6 +221,7 @@ struct pc_verdict {
 };
 struct pc_msg_verdict {
     struct pc_array ops; /* struct pc_verdict */
+    uint8_t in_step; /* the aborts among them poison the step */
     struct pc_wire_error error; /* cause of the aborts among them */
 };
 struct pc_msg_freeze {
@@ -198,6 +234,7 @@ struct pc_op_state {
 };
 struct pc_msg_state {
     uint64_t epoch; /* that of the FREEZE it answers */
+    uint8_t step_open; /* operations of a step that has not been voted on were posted here */
     struct pc_array ops; /* struct pc_op_state: started here and without verdict */
 };
 struct pc_member_record {
@@ -209,10 +246,16 @@ struct pc_member_record {
 struct pc_id_item {
     uint64_t id;
 };
+struct pc_index_item {
+    uint32_t index;
+};
 struct pc_group_record {
     uint32_t group;
     uint64_t epoch; /* in which its member list or a link in use last changed: the epoch of its operations */
-    struct pc_array ring; /* struct pc_id_item: ring order */
+    struct pc_array members; /* struct pc_id_item, by rank */
+    struct pc_array ring; /* struct pc_index_item: ranks in ring order */
+    uint8_t ring_only; /* some pair has no link: only the ring is sure to have all that it needs */
+    uint8_t step_poisoned; /* a step was open somewhere when a member was removed */
 };
 struct pc_msg_epoch {
     uint64_t incarnation, number;
@@ -227,7 +270,8 @@ struct pc_msg_goodbye {
 };
 struct pc_stall {
     uint8_t kind; /* enum pc_call_kind */
-    struct pc_op_key key; /* of an all-reduce */
+    uint8_t collective, in_step; /* of an operation, and its key */
+    struct pc_op_key key;
     uint64_t blocked_ms;
 };
 /* All that this peer's threads are blocked in; empty: no longer blocked. */
@@ -246,9 +290,6 @@ struct pc_msg_sync_offer {
     uint64_t serial, revision;
     uint32_t strategy;
     struct pc_array keys; /* struct pc_state_key */
-};
-struct pc_index_item {
-    uint32_t index;
 };
 enum pc_sync_role { PC_SYNC_KEEP = 0, PC_SYNC_RECEIVE = 1, PC_SYNC_SERVE = 2 };
 struct pc_msg_sync_plan {
@@ -281,14 +322,22 @@ struct pc_msg_link_hello {
 struct pc_msg_link_ack {
     uint8_t proof[16];
 };
-/* A segment: round is the ring step, 0 to 2(n-1)-1; offset counts elements from the start of the buffer. */
+enum pc_data_kind {
+    PC_DATA_PARTIAL = 0, /* to be combined: a contribution, or a combination of some */
+    PC_DATA_FINAL = 1,
+    PC_DATA_WANT_READY = 2 /* no payload: the sender waits for READY */
+};
+/* A segment. elems: of the whole chunk, as the sender knows it. */
 struct pc_msg_data {
     struct pc_op_key key;
     struct pc_op_shape shape;
-    uint64_t step, weight, offset;
-    uint32_t round, segment;
-    uint8_t want_ready; /* no payload: the sender waits for READY */
+    uint64_t step;
+    uint64_t weight; /* sum over the contributions in it; 0: there are none, and no payload */
+    uint64_t elems;
+    uint32_t chunk, segment;
+    uint8_t kind; /* enum pc_data_kind */
 };
+/* The sender has posted the operation: the receiver may send it final values, and partial ones up to credit elements. */
 struct pc_msg_ready {
     struct pc_op_key key;
     struct pc_op_shape shape;
@@ -321,9 +370,20 @@ void pc_address_format(const struct pc_address *address, char *out, size_t out_b
 /* 127.0.0.0/8, ::1, and the first as IPv4-mapped. */
 bool pc_address_is_loopback(const struct pc_address *address);
 
+/* Operations between two members have identities of their own for each direction. Ids count from 1 and fit. */
+static inline uint64_t pc_channel(uint64_t source_id, uint64_t target_id) {
+    return source_id << 32 | (target_id & UINT32_MAX);
+}
+static inline uint64_t pc_channel_source(uint64_t channel) {
+    return channel >> 32;
+}
+static inline uint64_t pc_channel_target(uint64_t channel) {
+    return channel & UINT32_MAX;
+}
+
 bool pc_op_key_equal(const struct pc_op_key *a, const struct pc_op_key *b);
 bool pc_op_shape_equal(const struct pc_op_shape *a, const struct pc_op_shape *b);
-/* "sum of 1000 x float32" */
+/* "all_reduce: sum of 1000 x float32" */
 void pc_op_shape_format(const struct pc_op_shape *shape, char *out, size_t out_bytes);
 /* Never 0. */
 uint64_t pc_op_shape_fingerprint(const struct pc_op_shape *shape);

@@ -1,0 +1,401 @@
+/*
+ * The ways of chunks, one function for each algorithm; every collective is one of them or a part of one:
+ *   ring      a chunk is combined from member to member once round the ring, then goes round once more; a reduce-scatter
+ *             is the first half, an all-gather the second, reduce and broadcast the halves with one chunk for all
+ *   tree      the first half of the payload goes up and down one binary tree, the second half another one
+ *   direct    everybody sends its contribution to a chunk to the member that owns it, which sends the result to everybody
+ *   exchange  everybody sends everything to everybody
+ *   pairs     blocks that go from one member to another: gather, scatter, all-to-all, send
+ */
+#include "plan/chunk_plan.h"
+
+#include "base/checked.h"
+#include "bytes/dtype.h"
+#include "plan/tree_plan.h"
+
+#include <assert.h>
+#include <string.h>
+
+enum { LISTS_PER_MEMBER = 4, LISTS_MORE = 16 };
+
+size_t pc_chunk_plan_bytes(uint32_t n) {
+    return 2 * (size_t)n * sizeof(struct pc_chunk) + ((size_t)n * LISTS_PER_MEMBER + LISTS_MORE) * sizeof(uint32_t) + 8;
+}
+
+/* Building blocks ----------------------------------------------------------------------------------------------- */
+
+struct builder {
+    struct pc_chunk_plan *plan;
+    const struct pc_plan_request *request;
+    uint32_t position; /* in the ring */
+};
+
+static uint32_t ring_at(const struct builder *b, uint32_t position) {
+    return b->request->ring[position % b->plan->n];
+}
+
+static uint32_t ring_position(const struct pc_plan_request *request, uint32_t rank) {
+    uint32_t position = 0;
+    while (request->ring[position] != rank) position++;
+    return position;
+}
+
+static uint64_t block_elems(const struct pc_plan_request *request, uint32_t rank) {
+    return request->counts == NULL ? request->shape->count : request->counts[rank];
+}
+
+static uint64_t block_first(const uint64_t *counts, uint64_t count, uint32_t rank) {
+    if (counts == NULL) return count * rank;
+    uint64_t first = 0;
+    for (uint32_t i = 0; i < rank; i++) first += counts[i];
+    return first;
+}
+
+/* Part index of parts of count elements starts at floor(count * index / parts), computed without overflow. */
+static uint64_t part_first(uint64_t count, uint32_t parts, uint32_t index) {
+    return count / parts * index + count % parts * index / parts;
+}
+
+/*
+ * Segments: some pieces keep all members of a pipeline busy; longer ones only cost cache, shorter ones system calls. A
+ * function of the chunk alone, for sender and receiver must agree.
+ */
+static void cut(const struct builder *b, struct pc_chunk *chunk, uint32_t pieces) {
+    uint64_t bytes = chunk->elems / pieces * b->plan->acc_bytes;
+    if (bytes < PC_SEGMENT_MIN_BYTES) bytes = PC_SEGMENT_MIN_BYTES;
+    if (bytes > PC_SEGMENT_MAX_BYTES) bytes = PC_SEGMENT_MAX_BYTES;
+    chunk->segment_elems = (uint32_t)(bytes / b->plan->acc_bytes / 64 * 64);
+    chunk->segments = (uint32_t)((chunk->elems + chunk->segment_elems - 1) / chunk->segment_elems);
+}
+
+static struct pc_chunk *add_chunk(struct builder *b, uint32_t number, uint64_t elems, uint32_t pieces) {
+    struct pc_chunk *chunk = &b->plan->chunks[b->plan->chunk_count++];
+    *chunk = (struct pc_chunk){.number = number, .elems = elems, .up = PC_RANK_NONE, .from = PC_RANK_NONE};
+    cut(b, chunk, pieces);
+    return chunk;
+}
+
+static void push(struct builder *b, uint32_t rank) {
+    b->plan->ranks[b->plan->rank_count++] = rank;
+}
+
+static void add_input(struct builder *b, struct pc_chunk *chunk, uint32_t rank) {
+    if (chunk->input_count == 0) chunk->inputs_at = b->plan->rank_count;
+    chunk->input_count++;
+    push(b, rank);
+}
+
+static void add_down(struct builder *b, struct pc_chunk *chunk, uint32_t rank) {
+    if (chunk->down_count == 0) chunk->down_at = b->plan->rank_count;
+    chunk->down_count++;
+    push(b, rank);
+}
+
+/* A member's place on a chunk's way: hop 0 is the first contributor, hop n-1 the root. */
+static uint32_t hop_of(const struct builder *b, uint32_t start) {
+    return (b->position + b->plan->n - start % b->plan->n) % b->plan->n;
+}
+
+/* Combined along the ring from position start on; the member before start, which comes last, is the root. */
+static void ring_up(struct builder *b, struct pc_chunk *chunk, uint32_t start) {
+    const uint32_t hop = hop_of(b, start), n = b->plan->n;
+    if (hop > 0) add_input(b, chunk, ring_at(b, b->position + n - 1));
+    add_input(b, chunk, b->plan->rank);
+    if (hop < n - 1) chunk->up = ring_at(b, b->position + 1);
+}
+
+/* The final value goes along the ring from the root, at position root, to the member before it. */
+static void ring_down(struct builder *b, struct pc_chunk *chunk, uint32_t root) {
+    const uint32_t hop = hop_of(b, root), n = b->plan->n;
+    if (hop > 0) chunk->from = ring_at(b, b->position + n - 1);
+    if (hop < n - 1) add_down(b, chunk, ring_at(b, b->position + 1));
+}
+
+static void tree_up(struct builder *b, struct pc_chunk *chunk, const struct pc_tree_node *node) {
+    for (uint32_t i = 0; i < node->child_count; i++) add_input(b, chunk, node->children[i]);
+    add_input(b, chunk, b->plan->rank);
+    chunk->up = node->parent;
+}
+
+static void tree_down(struct builder *b, struct pc_chunk *chunk, const struct pc_tree_node *node) {
+    chunk->from = node->parent;
+    for (uint32_t i = 0; i < node->child_count; i++) add_down(b, chunk, node->children[i]);
+}
+
+static void star_up(struct builder *b, struct pc_chunk *chunk, uint32_t root) {
+    if (b->plan->rank != root) {
+        add_input(b, chunk, b->plan->rank);
+        chunk->up = root;
+        return;
+    }
+    for (uint32_t rank = 0; rank < b->plan->n; rank++) {
+        if (rank != root) add_input(b, chunk, rank);
+    }
+    add_input(b, chunk, root);
+}
+
+static void star_down(struct builder *b, struct pc_chunk *chunk, uint32_t root) {
+    if (b->plan->rank != root) {
+        chunk->from = root;
+        return;
+    }
+    for (uint32_t rank = 0; rank < b->plan->n; rank++) {
+        if (rank != root) add_down(b, chunk, rank);
+    }
+}
+
+/* Collectives --------------------------------------------------------------------------------------------------- */
+
+enum { PIECES_RING = 4, PIECES_DIRECT = 4, PIECES_ONE_WAY = 16 };
+
+static void all_reduce_exchange(struct builder *b) {
+    struct pc_chunk *chunk = add_chunk(b, 0, b->request->shape->count, 1);
+    chunk->kept = true;
+    for (uint32_t rank = 0; rank < b->plan->n; rank++) add_input(b, chunk, rank);
+    chunk->copies_at = b->plan->rank_count;
+    for (uint32_t rank = 0; rank < b->plan->n; rank++) {
+        if (rank == b->plan->rank) continue;
+        push(b, rank);
+        chunk->copy_count++;
+    }
+}
+
+static void all_reduce(struct builder *b) {
+    const struct pc_op_shape *shape = b->request->shape;
+    const uint32_t n = b->plan->n;
+    if (shape->algorithm == PC_ALGORITHM_EXCHANGE) {
+        all_reduce_exchange(b);
+        return;
+    }
+    const bool tree = shape->algorithm == PC_ALGORITHM_TREE;
+    const uint32_t parts = tree ? 2 : n;
+    for (uint32_t part = 0; part < parts; part++) {
+        const uint64_t first = part_first(shape->count, parts, part);
+        struct pc_chunk *chunk = add_chunk(b, part, part_first(shape->count, parts, part + 1) - first, PIECES_RING);
+        chunk->own_elem = chunk->out_elem = first;
+        chunk->kept = true;
+        if (tree) {
+            struct pc_tree_node node;
+            pc_double_tree_node(n, part, b->plan->rank, &node);
+            tree_up(b, chunk, &node);
+            tree_down(b, chunk, &node);
+        } else if (shape->algorithm == PC_ALGORITHM_DIRECT) {
+            star_up(b, chunk, part);
+            star_down(b, chunk, part);
+        } else {
+            ring_up(b, chunk, part);
+            ring_down(b, chunk, part + n - 1);
+        }
+    }
+}
+
+/* One chunk for all: it only goes up, to the root, or only down from there. */
+static void rooted(struct builder *b, bool up) {
+    const struct pc_op_shape *shape = b->request->shape;
+    const uint32_t n = b->plan->n, rank = b->plan->rank;
+    struct pc_chunk *chunk = add_chunk(b, 0, shape->count, PIECES_ONE_WAY);
+    const uint32_t root_position = ring_position(b->request, shape->root);
+    struct pc_tree_node node;
+    pc_rooted_tree_node(n, shape->root, rank, &node);
+    const bool tree = shape->algorithm == PC_ALGORITHM_TREE, direct = shape->algorithm == PC_ALGORITHM_DIRECT;
+    if (up) {
+        chunk->kept = rank == shape->root;
+        if (tree) tree_up(b, chunk, &node);
+        else if (direct) star_up(b, chunk, shape->root);
+        else ring_up(b, chunk, root_position + 1);
+        return;
+    }
+    chunk->kept = true;
+    if (rank == shape->root) add_input(b, chunk, rank);
+    if (tree) tree_down(b, chunk, &node);
+    else if (direct) star_down(b, chunk, shape->root);
+    else ring_down(b, chunk, root_position);
+}
+
+/* A block for each member: it is combined for that member, or goes from it to all. */
+static void blocks(struct builder *b, bool up) {
+    const struct pc_plan_request *request = b->request;
+    const uint32_t n = b->plan->n, rank = b->plan->rank;
+    const bool direct = request->shape->algorithm == PC_ALGORITHM_DIRECT;
+    for (uint32_t owner = 0; owner < n; owner++) {
+        struct pc_chunk *chunk = add_chunk(b, owner, block_elems(request, owner), PIECES_RING);
+        const uint64_t first = block_first(request->counts, request->shape->count, owner);
+        const uint32_t position = ring_position(request, owner);
+        if (up) {
+            chunk->own_elem = first;
+            chunk->kept = owner == rank;
+            if (direct) star_up(b, chunk, owner);
+            else ring_up(b, chunk, position + 1);
+        } else {
+            chunk->out_elem = first;
+            chunk->kept = true;
+            if (owner == rank) add_input(b, chunk, rank);
+            if (direct) star_down(b, chunk, owner);
+            else ring_down(b, chunk, position);
+        }
+    }
+}
+
+/*
+ * A block from source to target, announced even when it is empty: only the two of them know its size, and a receiver
+ * that expects another one must find out.
+ */
+static void pair(struct builder *b, uint32_t source, uint32_t target, uint64_t elems, uint64_t own, uint64_t out) {
+    const uint32_t rank = b->plan->rank;
+    struct pc_chunk *chunk = add_chunk(b, source, elems, PIECES_RING);
+    if (chunk->segments == 0) chunk->segments = 1;
+    chunk->own_elem = own;
+    chunk->out_elem = out;
+    chunk->kept = target == rank;
+    if (source == rank) add_input(b, chunk, rank);
+    if (source == rank && target != rank) add_down(b, chunk, target);
+    if (target == rank && source != rank) chunk->from = source;
+}
+
+static void gather(struct builder *b) {
+    const struct pc_plan_request *request = b->request;
+    const uint32_t root = request->shape->root, rank = b->plan->rank;
+    for (uint32_t source = 0; source < b->plan->n; source++) {
+        if (source != rank && root != rank) continue;
+        pair(b, source, root, block_elems(request, source), 0,
+             block_first(request->counts, request->shape->count, source));
+    }
+}
+
+static void scatter(struct builder *b) {
+    const struct pc_plan_request *request = b->request;
+    const uint32_t root = request->shape->root, rank = b->plan->rank;
+    for (uint32_t target = 0; target < b->plan->n; target++) {
+        if (target != rank && root != rank) continue;
+        pair(b, root, target, block_elems(request, target),
+             block_first(request->counts, request->shape->count, target), 0);
+    }
+}
+
+static void all_to_all(struct builder *b) {
+    const struct pc_plan_request *request = b->request;
+    const uint32_t n = b->plan->n, rank = b->plan->rank;
+    const uint64_t count = request->shape->count;
+    for (uint32_t i = 0; i < n; i++) {
+        const uint64_t in_elems = request->recv_counts == NULL ? count : request->recv_counts[i];
+        pair(b, i, rank, in_elems, block_first(request->counts, count, i),
+             block_first(request->recv_counts, count, i));
+    }
+    for (uint32_t step = 1; step < n; step++) { /* each to its own first target: nobody is everyone's first */
+        const uint32_t target = (rank + step) % n;
+        pair(b, rank, target, block_elems(request, target), block_first(request->counts, count, target), 0);
+    }
+}
+
+/* Entry points -------------------------------------------------------------------------------------------------- */
+
+static bool sensible(const struct pc_plan_request *request) {
+    const struct pc_op_shape *shape = request->shape;
+    const bool one_way = shape->collective == PC_SEND_RECV;
+    if (one_way && (request->source >= request->n || request->target >= request->n)) return false;
+    if (one_way && request->source == request->target) return false;
+    if (request->n < 1 || request->n > PC_RANKS_MAX || request->rank >= request->n || shape->root >= request->n) return false;
+    if (shape->collective >= PC_COLLECTIVE_COUNT || shape->algorithm >= PC_ALGORITHM_COUNT) return false;
+    if (!pc_dtype_valid(shape->dtype) || !pc_redop_valid(shape->redop)) return false;
+    /* Whatever sizes and places are computed from it fits into 64 bits. */
+    if (shape->count > UINT64_MAX / 16 / request->n) return false;
+    uint64_t total = 0;
+    for (uint32_t i = 0; i < request->n; i++) {
+        if (request->counts != NULL) total += pc_min_u64(request->counts[i], UINT64_MAX / 16 / PC_RANKS_MAX);
+        if (request->counts != NULL && request->counts[i] > UINT64_MAX / 16 / PC_RANKS_MAX) return false;
+        if (request->recv_counts != NULL && request->recv_counts[i] > UINT64_MAX / 16 / PC_RANKS_MAX) return false;
+    }
+    return total <= UINT64_MAX / 16;
+}
+
+/* No value comes from or goes to nowhere, and lists lie within the memory. */
+static void prove(const struct pc_chunk_plan *plan) {
+    assert(plan->chunk_count <= 2 * plan->n);
+    assert(plan->rank_count <= plan->n * LISTS_PER_MEMBER + LISTS_MORE);
+    for (uint32_t i = 0; i < plan->chunk_count; i++) {
+        const struct pc_chunk *chunk = &plan->chunks[i];
+        assert(chunk->input_count > 0 || chunk->from != PC_RANK_NONE);
+        assert(chunk->up == PC_RANK_NONE || chunk->input_count > 0);
+        assert(chunk->down_count == 0 || chunk->from != PC_RANK_NONE || chunk->up == PC_RANK_NONE);
+        assert((uint64_t)chunk->segments * chunk->segment_elems >= chunk->elems);
+        (void)chunk;
+    }
+}
+
+pc_status pc_chunk_plan_init(struct pc_chunk_plan *plan, const struct pc_plan_request *request, void *memory) {
+    memset(plan, 0, sizeof *plan);
+    if (!sensible(request)) return pcclInvalidArgument;
+    const pcclDataType_t dtype = (pcclDataType_t)request->shape->dtype;
+    plan->n = request->n;
+    plan->rank = request->rank;
+    plan->chunks = memory;
+    plan->ranks = (uint32_t *)(void *)(plan->chunks + 2 * (size_t)request->n);
+    plan->elem_bytes = (uint32_t)pc_dtype_bytes(dtype);
+    plan->acc_bytes = (uint32_t)pc_dtype_bytes(pc_dtype_accumulator(dtype));
+    struct builder builder = {plan, request, 0}, *b = &builder;
+    b->position = ring_position(request, request->rank);
+    switch ((enum pc_collective_kind)request->shape->collective) {
+    case PC_ALL_REDUCE: all_reduce(b); break;
+    case PC_BROADCAST: rooted(b, false); break;
+    case PC_REDUCE: rooted(b, true); break;
+    case PC_ALL_GATHER: blocks(b, false); break;
+    case PC_REDUCE_SCATTER: blocks(b, true); break;
+    case PC_GATHER: gather(b); break;
+    case PC_SCATTER: scatter(b); break;
+    case PC_ALL_TO_ALL: all_to_all(b); break;
+    case PC_SEND_RECV: pair(b, request->source, request->target, request->shape->count, 0, 0); break;
+    case PC_COLLECTIVE_COUNT: return pcclInvalidArgument;
+    }
+    prove(plan);
+    return pcclSuccess;
+}
+
+struct pc_range pc_chunk_segment(const struct pc_chunk *chunk, uint32_t segment) {
+    const uint64_t first = (uint64_t)segment * chunk->segment_elems;
+    assert(segment < chunk->segments);
+    return (struct pc_range){first, (uint32_t)pc_min_u64(chunk->elems - first, chunk->segment_elems)};
+}
+
+uint32_t pc_chunk_remote_inputs(const struct pc_chunk_plan *plan, const struct pc_chunk *chunk) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < chunk->input_count; i++) count += plan->ranks[chunk->inputs_at + i] != plan->rank;
+    return count;
+}
+
+const struct pc_chunk *pc_chunk_find(const struct pc_chunk_plan *plan, uint32_t number) {
+    /* Numbers are indices, but for blocks between two members, whose incoming ones come first. */
+    if (number < plan->chunk_count && plan->chunks[number].number == number) return &plan->chunks[number];
+    for (uint32_t i = 0; i < plan->chunk_count; i++) {
+        if (plan->chunks[i].number == number) return &plan->chunks[i];
+    }
+    return NULL;
+}
+
+bool pc_algorithm_fits(const struct pc_op_shape *shape, uint8_t algorithm) {
+    const uint64_t bytes = shape->count * pc_dtype_bytes((pcclDataType_t)shape->dtype);
+    switch ((enum pc_collective_kind)shape->collective) {
+    case PC_ALL_REDUCE:
+        /* An exchange stages everything at once. */
+        return algorithm != PC_ALGORITHM_AUTO && (algorithm != PC_ALGORITHM_EXCHANGE || bytes <= 1 << 20);
+    case PC_BROADCAST:
+    case PC_REDUCE: return algorithm != PC_ALGORITHM_AUTO && algorithm != PC_ALGORITHM_EXCHANGE;
+    case PC_ALL_GATHER:
+    case PC_REDUCE_SCATTER: return algorithm == PC_ALGORITHM_RING || algorithm == PC_ALGORITHM_DIRECT;
+    default: return algorithm == PC_ALGORITHM_DIRECT;
+    }
+}
+
+uint8_t pc_algorithm_default(const struct pc_op_shape *shape, uint32_t n) {
+    const uint64_t bytes = shape->count * pc_dtype_bytes((pcclDataType_t)shape->dtype);
+    switch ((enum pc_collective_kind)shape->collective) {
+    case PC_ALL_REDUCE:
+        if (bytes <= 4096 && n <= 8) return PC_ALGORITHM_EXCHANGE;
+        if (bytes <= 64 << 10 && n > 2) return PC_ALGORITHM_TREE;
+        return PC_ALGORITHM_RING;
+    case PC_BROADCAST:
+    case PC_REDUCE: return bytes <= 256 << 10 && n > 2 ? PC_ALGORITHM_TREE : PC_ALGORITHM_RING;
+    case PC_ALL_GATHER:
+    case PC_REDUCE_SCATTER: return bytes <= 64 << 10 ? PC_ALGORITHM_DIRECT : PC_ALGORITHM_RING;
+    default: return PC_ALGORITHM_DIRECT;
+    }
+}

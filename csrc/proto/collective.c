@@ -1,0 +1,575 @@
+/*
+ * A collective as a pure machine; see collective.h for memory and chunk_plan.h for who sends what to whom. Belongs to an
+ * operation of a member, runs on its thread, calls back only from within start, received and sent.
+ */
+#include "proto/collective.h"
+
+#include "base/checked.h"
+#include "bytes/dtype.h"
+#include "math/reduce.h"
+#include "proto/mutant.h"
+
+#include <assert.h>
+#include <string.h>
+
+/* Something to be combined: the sum of contributions whose weights add up to weight. 0: nothing. */
+struct value {
+    const uint8_t *data;
+    struct pc_segment *segment; /* that holds data; NULL: the caller's memory */
+    bool wide; /* in the accumulator's type, not in the operands' */
+    uint64_t weight;
+};
+
+/* A segment of a chunk that is being combined; inputs that came before their turn wait. */
+struct pc_merge {
+    uint32_t next; /* input whose turn it is */
+    struct value acc;
+};
+
+struct input {
+    struct value value;
+    bool here;
+};
+
+struct pc_chunk_state {
+    uint64_t seen_at, saved_at; /* first bit */
+    struct pc_merge *merges; /* a segment each; NULL: at most one input comes from another member */
+    struct input *inputs; /* input_count for each segment */
+};
+
+static bool test_bit(const uint8_t *bits, uint64_t index) {
+    return (bits[index / 8] >> (index % 8) & 1) != 0;
+}
+
+static void set_bit(uint8_t *bits, uint64_t index) {
+    bits[index / 8] = (uint8_t)(bits[index / 8] | 1u << (index % 8));
+}
+
+/* Whether partial results are of another type than operands. */
+static bool widened(const struct pc_collective *c) {
+    return c->plan.acc_bytes != c->plan.elem_bytes;
+}
+
+static struct pc_chunk_state *state_of(const struct pc_collective *c, const struct pc_chunk *chunk) {
+    return &c->states[chunk - c->plan.chunks];
+}
+
+static uint32_t input_rank(const struct pc_collective *c, const struct pc_chunk *chunk, uint32_t input) {
+    return c->plan.ranks[chunk->inputs_at + input];
+}
+
+static uint8_t *final_place(const struct pc_collective *c, const struct pc_chunk *chunk, struct pc_range range) {
+    return c->recv + (chunk->out_elem + range.first_elem) * c->plan.elem_bytes;
+}
+
+static const uint8_t *own_place(const struct pc_collective *c, const struct pc_chunk *chunk, struct pc_range range) {
+    return c->send + (chunk->own_elem + range.first_elem) * c->plan.elem_bytes;
+}
+
+static uint8_t *shadow_place(const struct pc_collective *c, const struct pc_chunk *chunk, struct pc_range range) {
+    return c->shadow + (chunk->out_elem + range.first_elem) * c->plan.elem_bytes;
+}
+
+/* Whether combinations of chunk can wait outside the pool. */
+static bool can_move(const struct pc_collective *c, const struct pc_chunk *chunk) {
+    return chunk->kept && chunk->from != PC_RANK_NONE && !widened(c) && pc_chunk_remote_inputs(&c->plan, chunk) == 1;
+}
+
+/* Life ---------------------------------------------------------------------------------------------------------- */
+
+static void count_traffic(struct pc_collective *c) {
+    for (uint32_t i = 0; i < c->plan.chunk_count; i++) {
+        const struct pc_chunk *chunk = &c->plan.chunks[i];
+        const uint64_t in = pc_chunk_remote_inputs(&c->plan, chunk) + (chunk->from != PC_RANK_NONE);
+        const uint64_t out = (chunk->up != PC_RANK_NONE) + chunk->copy_count + chunk->down_count;
+        c->receives_left += in * chunk->segments;
+        c->sends_left += out * chunk->segments;
+    }
+}
+
+/* Sizes first, then places: the tables share one buffer, whose size the plan tells. */
+struct layout {
+    uint64_t seen_bits, saved_bits, merges, inputs;
+};
+
+static void lay_out(struct pc_collective *c, struct layout *layout, struct pc_merge *merges, struct input *inputs) {
+    *layout = (struct layout){0};
+    for (uint32_t i = 0; i < c->plan.chunk_count; i++) {
+        const struct pc_chunk *chunk = &c->plan.chunks[i];
+        const bool merging = pc_chunk_remote_inputs(&c->plan, chunk) > 1;
+        if (c->states != NULL) {
+            c->states[i] = (struct pc_chunk_state){
+                .seen_at = layout->seen_bits,
+                .saved_at = layout->saved_bits,
+                .merges = merging ? merges + layout->merges : NULL,
+                .inputs = merging ? inputs + layout->inputs : NULL,
+            };
+        }
+        layout->seen_bits += (uint64_t)chunk->segments * (chunk->input_count + 1);
+        layout->saved_bits += chunk->segments;
+        if (merging) {
+            layout->merges += chunk->segments;
+            layout->inputs += (uint64_t)chunk->segments * chunk->input_count;
+        }
+    }
+}
+
+static uint64_t out_elems(const struct pc_collective *c) {
+    uint64_t end = 0;
+    for (uint32_t i = 0; i < c->plan.chunk_count; i++) {
+        const struct pc_chunk *chunk = &c->plan.chunks[i];
+        if (chunk->kept) end = pc_max_u64(end, chunk->out_elem + chunk->elems);
+    }
+    return end;
+}
+
+static pc_status make_tables(struct pc_collective *c, uint8_t *plan_memory, size_t plan_bytes) {
+    struct layout layout;
+    lay_out(c, &layout, NULL, NULL);
+    const size_t states = plan_bytes, merges = states + c->plan.chunk_count * sizeof *c->states;
+    const size_t inputs = merges + layout.merges * sizeof(struct pc_merge);
+    const size_t seen = inputs + layout.inputs * sizeof(struct input), saved = seen + layout.seen_bits / 8 + 1;
+    const size_t total = saved + layout.saved_bits / 8 + 1;
+    if (total > c->memory_capacity) {
+        size_t capacity = 0;
+        uint8_t *larger = pc_pool_take_buffer(c->pool, total, &capacity);
+        if (larger == NULL) return pcclNoMemory;
+        memcpy(larger, plan_memory, plan_bytes);
+        c->plan.chunks = (struct pc_chunk *)(void *)larger;
+        c->plan.ranks = (uint32_t *)(void *)(larger + ((uint8_t *)c->plan.ranks - plan_memory));
+        pc_pool_give_buffer(c->pool, c->memory, c->memory_capacity);
+        c->memory = larger;
+        c->memory_capacity = capacity;
+    }
+    memset(c->memory + states, 0, total - states);
+    c->states = (struct pc_chunk_state *)(void *)(c->memory + states);
+    c->seen = c->memory + seen;
+    c->saved = c->memory + saved;
+    lay_out(c, &layout, (struct pc_merge *)(void *)(c->memory + merges), (struct input *)(void *)(c->memory + inputs));
+    return pcclSuccess;
+}
+
+pc_status pc_collective_init(struct pc_collective *c, const struct pc_collective_config *config) {
+    const struct pc_op_shape *shape = config->request.shape;
+    *c = (struct pc_collective){
+        .user = config->user,
+        .dtype = (pcclDataType_t)shape->dtype,
+        .redop = (pcclRedOp_t)shape->redop,
+        .reduces = pc_collective_reduces(shape->collective),
+        .undo = config->undo,
+        .weight = config->weight,
+        .send = config->send,
+        .recv = config->recv,
+        .pool = config->pool,
+    };
+    pc_list_init(&c->segments);
+    const size_t plan_bytes = (pc_chunk_plan_bytes(config->request.n) + 15) / 16 * 16;
+    c->memory = pc_pool_take_buffer(c->pool, plan_bytes + 4096, &c->memory_capacity);
+    if (c->memory == NULL) return pcclNoMemory;
+    PC_TRY(pc_chunk_plan_init(&c->plan, &config->request, c->memory));
+    PC_TRY(make_tables(c, c->memory, plan_bytes));
+    count_traffic(c);
+    const uint64_t undo_elems = c->undo ? out_elems(c) : 0;
+    if (undo_elems > 0) {
+        c->shadow = pc_pool_take_buffer(c->pool, (size_t)(undo_elems * c->plan.elem_bytes), &c->shadow_capacity);
+        if (c->shadow == NULL) return pcclNoMemory;
+    }
+    return pcclSuccess;
+}
+
+void pc_collective_fini(struct pc_collective *c) {
+    if (c->pool == NULL) return;
+    struct pc_list *node;
+    while ((node = pc_list_pop(&c->segments)) != NULL) {
+        pc_pool_give_segment(c->pool, PC_LIST_ENTRY(node, struct pc_segment, node));
+    }
+    pc_pool_give_buffer(c->pool, c->memory, c->memory_capacity);
+    pc_pool_give_buffer(c->pool, c->shadow, c->shadow_capacity);
+    memset(c, 0, sizeof *c);
+}
+
+/* Staging ------------------------------------------------------------------------------------------------------- */
+
+static struct pc_segment *take(struct pc_collective *c, uint32_t origin, uint32_t elems) {
+    struct pc_segment *segment = pc_pool_take_segment(c->pool);
+    if (segment == NULL) return NULL;
+    segment->origin = origin;
+    segment->elems = elems;
+    pc_list_append(&c->segments, &segment->node);
+    return segment;
+}
+
+static void give(struct pc_collective *c, struct pc_segment *segment) {
+    if (segment == NULL) return;
+    if (segment->origin != c->plan.rank) c->user.consumed(c->user.context, segment->origin, segment->elems);
+    pc_list_remove(&segment->node);
+    pc_pool_give_segment(c->pool, segment);
+}
+
+static struct pc_segment *segment_of(uint8_t *data) {
+    return (struct pc_segment *)(void *)(data - offsetof(struct pc_segment, data));
+}
+
+/* Sending ------------------------------------------------------------------------------------------------------- */
+
+static pc_status emit(struct pc_collective *c, const struct pc_chunk *chunk, struct pc_emission *emission) {
+    emission->chunk = chunk->number;
+    emission->chunk_elems = chunk->elems;
+    c->tx_bytes += emission->len_bytes;
+    return c->user.emit(c->user.context, emission);
+}
+
+static pc_status emit_partial(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment, uint32_t to,
+                              const struct value *value) {
+    const struct pc_range range = pc_chunk_segment(chunk, segment);
+    const uint32_t elem = value->wide ? c->plan.acc_bytes : c->plan.elem_bytes;
+    struct pc_emission emission = {
+        .to = to,
+        .segment = segment,
+        .kind = PC_DATA_PARTIAL,
+        .forwarded = chunk->up != PC_RANK_NONE && pc_chunk_remote_inputs(&c->plan, chunk) > 0,
+        .weight = value->weight,
+        .elems = range.elems,
+        .len_bytes = value->weight == 0 ? 0 : range.elems * elem,
+        .bulk = value->weight == 0 ? NULL : value->data,
+        .staged = value->segment,
+    };
+    return emit(c, chunk, &emission);
+}
+
+static pc_status emit_final(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment,
+                            const uint8_t *bulk, uint64_t weight) {
+    const struct pc_range range = pc_chunk_segment(chunk, segment);
+    for (uint32_t i = 0; i < chunk->down_count; i++) {
+        struct pc_emission emission = {
+            .to = c->plan.ranks[chunk->down_at + i],
+            .segment = segment,
+            .kind = PC_DATA_FINAL,
+            .weight = weight,
+            .elems = range.elems,
+            .len_bytes = range.elems * c->plan.elem_bytes,
+            .bulk = bulk,
+        };
+        PC_TRY(emit(c, chunk, &emission));
+    }
+    return pcclSuccess;
+}
+
+/* Combining ----------------------------------------------------------------------------------------------------- */
+
+/* The own contribution. With a weight of its own it is multiplied first, in the accumulator's type. */
+static pc_status own_value(struct pc_collective *c, const struct pc_chunk *chunk, struct pc_range range,
+                           struct value *value) {
+    *value = (struct value){own_place(c, chunk, range), NULL, !widened(c), c->weight};
+    if (c->weight <= 1) return pcclSuccess;
+    struct pc_segment *segment = take(c, c->plan.rank, range.elems);
+    if (segment == NULL) return pcclNoMemory;
+    pc_reduce_widen(c->dtype, segment->data, value->data, range.elems);
+    pc_reduce_scale(pc_dtype_accumulator(c->dtype), segment->data, range.elems, (double)c->weight);
+    *value = (struct value){segment->data, segment, true, c->weight};
+    return pcclSuccess;
+}
+
+/* Moves value to staging memory of its own, in the accumulator's type, unless it is there. */
+static pc_status make_accumulator(struct pc_collective *c, struct value *value, uint32_t elems) {
+    if (value->segment != NULL && value->wide) return pcclSuccess;
+    struct pc_segment *segment = take(c, c->plan.rank, elems);
+    if (segment == NULL) return pcclNoMemory;
+    pc_reduce_widen(c->dtype, segment->data, value->data, elems);
+    give(c, value->segment);
+    *value = (struct value){segment->data, segment, true, value->weight};
+    return pcclSuccess;
+}
+
+/* acc = acc op value; value is used up. */
+static pc_status absorb(struct pc_collective *c, struct value *acc, struct value value, uint32_t elems) {
+    if (value.weight == 0) return pcclSuccess;
+    if (acc->weight == 0) {
+        *acc = value;
+        return pcclSuccess;
+    }
+    PC_TRY(make_accumulator(c, acc, elems));
+    const pcclDataType_t dtype = value.wide ? pc_dtype_accumulator(c->dtype) : c->dtype;
+    pc_reduce_accumulate(dtype, c->redop, acc->segment->data, value.data, elems);
+    acc->weight += value.weight;
+    give(c, value.segment);
+    return pcclSuccess;
+}
+
+/* Keeps what is about to be overwritten. */
+static void save(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment, struct pc_range range) {
+    if (!c->undo) return;
+    memcpy(shadow_place(c, chunk, range), final_place(c, chunk, range), (size_t)range.elems * c->plan.elem_bytes);
+    set_bit(c->saved, state_of(c, chunk)->saved_at + segment);
+}
+
+/*
+ * The last addition to a chunk. Block by block, so that what the undo copy reads is still in the cache for the sum.
+ */
+static void finish_blocks(struct pc_collective *c, const struct pc_chunk *chunk, struct pc_range range,
+                          const struct value *acc, const struct value *last) {
+    enum { BLOCK_ELEMS = 2048 };
+    const size_t elem = c->plan.elem_bytes, acc_bytes = c->plan.acc_bytes;
+    const uint64_t total = acc->weight + last->weight;
+    uint8_t *place = final_place(c, chunk, range);
+    for (uint32_t at = 0; at < range.elems; at += BLOCK_ELEMS) {
+        const uint32_t elems = range.elems - at < BLOCK_ELEMS ? range.elems - at : BLOCK_ELEMS;
+        if (c->undo) memcpy(shadow_place(c, chunk, range) + at * elem, place + at * elem, elems * elem);
+        if (last->weight > 0) {
+            pc_reduce_finish(c->dtype, c->redop, place + at * elem, acc->data + at * acc_bytes, last->data + at * elem,
+                             elems, total);
+        } else {
+            pc_reduce_narrow(c->dtype, c->redop, place + at * elem, acc->data + at * acc_bytes, elems, total);
+        }
+    }
+}
+
+/* The value of a segment is final here: acc op last. It goes to its place, and down from there. */
+static pc_status conclude(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment, struct value acc,
+                          struct value last) {
+    const struct pc_range range = pc_chunk_segment(chunk, segment);
+    if (acc.weight == 0 || last.weight == 0) {
+        if (acc.weight == 0) acc = last;
+        last = (struct value){0};
+        if (acc.weight == 0) return pcclInvalidArgument;
+    }
+    /* The kernels finish with an operand that nobody has widened, or with none. */
+    if (widened(c) || last.weight == 0) PC_TRY(make_accumulator(c, &acc, range.elems));
+    if (widened(c) && last.weight > 0 && last.wide) {
+        PC_TRY(absorb(c, &acc, last, range.elems));
+        last = (struct value){0};
+    }
+    finish_blocks(c, chunk, range, &acc, &last);
+    if (c->undo) set_bit(c->saved, state_of(c, chunk)->saved_at + segment);
+    const uint64_t total = acc.weight + last.weight;
+    give(c, acc.segment);
+    give(c, last.segment);
+    return emit_final(c, chunk, segment, final_place(c, chunk, range), total);
+}
+
+/* Combinations that must wait for the next member would fill the pool while that one is slow. */
+static void make_room(struct pc_collective *c, const struct pc_chunk *chunk, struct pc_range range,
+                      struct value *value) {
+    if (value->segment == NULL || !pc_pool_scarce(c->pool) || !can_move(c, chunk)) return;
+    uint8_t *place = c->undo ? shadow_place(c, chunk, range) : final_place(c, chunk, range);
+    memcpy(place, value->data, (size_t)range.elems * c->plan.elem_bytes);
+    give(c, value->segment);
+    value->data = place;
+    value->segment = NULL;
+}
+
+/* Takes inputs in their turn as long as they are here. */
+static pc_status combine(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment,
+                         struct pc_merge *merge, const struct input *inputs) {
+    const struct pc_range range = pc_chunk_segment(chunk, segment);
+    while (merge->next < chunk->input_count) {
+        const uint32_t rank = input_rank(c, chunk, merge->next);
+        struct value value;
+        if (rank == c->plan.rank) {
+            PC_TRY(own_value(c, chunk, range, &value));
+        } else if (inputs != NULL && inputs[merge->next].here) {
+            value = inputs[merge->next].value;
+        } else {
+            return pcclSuccess;
+        }
+        const bool last = ++merge->next == chunk->input_count;
+        if (last && chunk->up == PC_RANK_NONE) return conclude(c, chunk, segment, merge->acc, value);
+        PC_TRY(absorb(c, &merge->acc, value, range.elems));
+    }
+    make_room(c, chunk, range, &merge->acc);
+    return emit_partial(c, chunk, segment, chunk->up, &merge->acc);
+}
+
+/* A block that only this member has: it goes to its place here, and from the caller's memory to the others. */
+static pc_status distribute(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment) {
+    const struct pc_range range = pc_chunk_segment(chunk, segment);
+    const uint8_t *own = own_place(c, chunk, range);
+    if (chunk->kept && range.elems > 0 && own != final_place(c, chunk, range)) {
+        memcpy(final_place(c, chunk, range), own, (size_t)range.elems * c->plan.elem_bytes);
+    }
+    return emit_final(c, chunk, segment, own, 1);
+}
+
+/* Everybody combines this chunk itself. The copies are staged: the result may overwrite the contribution first. */
+static pc_status emit_copies(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment) {
+    const struct pc_range range = pc_chunk_segment(chunk, segment);
+    for (uint32_t i = 0; i < chunk->copy_count; i++) {
+        struct value value;
+        PC_TRY(own_value(c, chunk, range, &value));
+        if (value.weight > 0 && value.segment == NULL) {
+            value.segment = take(c, c->plan.rank, range.elems);
+            if (value.segment == NULL) return pcclNoMemory;
+            memcpy(value.segment->data, value.data, (size_t)range.elems * c->plan.elem_bytes);
+            value.data = value.segment->data;
+        }
+        PC_TRY(emit_partial(c, chunk, segment, c->plan.ranks[chunk->copies_at + i], &value));
+    }
+    return pcclSuccess;
+}
+
+static pc_status start_segment(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment) {
+    if (!c->reduces) return distribute(c, chunk, segment);
+    if (chunk->copy_count > 0) PC_TRY(emit_copies(c, chunk, segment));
+    if (pc_chunk_remote_inputs(&c->plan, chunk) > 0) return pcclSuccess;
+    struct pc_merge merge = {0};
+    return combine(c, chunk, segment, &merge, NULL);
+}
+
+pc_status pc_collective_start(struct pc_collective *c) {
+    /* Own rank first: members begin with different chunks, so that nobody gets everything at first. */
+    for (uint32_t i = 0; i < c->plan.chunk_count; i++) {
+        const struct pc_chunk *chunk = &c->plan.chunks[(c->plan.rank + i) % c->plan.chunk_count];
+        if (chunk->input_count == 0) continue;
+        for (uint32_t segment = 0; segment < chunk->segments; segment++) PC_TRY(start_segment(c, chunk, segment));
+    }
+    return pcclSuccess;
+}
+
+/* Receiving ----------------------------------------------------------------------------------------------------- */
+
+static bool find_input(const struct pc_collective *c, const struct pc_chunk *chunk, uint32_t rank, uint32_t *input) {
+    if (rank == c->plan.rank) return false;
+    for (*input = 0; *input < chunk->input_count; (*input)++) {
+        if (input_rank(c, chunk, *input) == rank) return true;
+    }
+    return false;
+}
+
+static uint64_t seen_bit(const struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment, uint32_t slot) {
+    return state_of(c, chunk)->seen_at + (uint64_t)segment * (chunk->input_count + 1) + slot;
+}
+
+static bool length_fits(const struct pc_collective *c, const struct pc_arrival *arrival, uint32_t elems) {
+    if (arrival->kind == PC_DATA_FINAL) return arrival->len_bytes == elems * c->plan.elem_bytes;
+    if (arrival->weight == 0) return arrival->len_bytes == 0;
+    return arrival->len_bytes == elems * c->plan.elem_bytes || arrival->len_bytes == elems * c->plan.acc_bytes;
+}
+
+pc_status pc_collective_sink(struct pc_collective *c, struct pc_arrival *arrival) {
+    const struct pc_chunk *chunk = pc_chunk_find(&c->plan, arrival->chunk);
+    arrival->data = NULL;
+    if (chunk == NULL) return pcclProtocolError;
+    const bool final = arrival->kind == PC_DATA_FINAL;
+    uint32_t slot = chunk->input_count;
+    if (final ? chunk->from != arrival->from : !find_input(c, chunk, arrival->from, &slot)) return pcclProtocolError;
+    if (arrival->chunk_elems != chunk->elems) return pcclMismatch;
+    if (arrival->segment >= chunk->segments) return pcclProtocolError;
+    const struct pc_range range = pc_chunk_segment(chunk, arrival->segment);
+    const uint64_t bit = seen_bit(c, chunk, arrival->segment, slot);
+    if (!length_fits(c, arrival, range.elems) || test_bit(c->seen, bit)) return pcclProtocolError;
+    set_bit(c->seen, bit);
+    if (arrival->len_bytes == 0) return pcclSuccess;
+    if (final) {
+        save(c, chunk, arrival->segment, range);
+        arrival->data = final_place(c, chunk, range);
+        return pcclSuccess;
+    }
+    struct pc_segment *segment = take(c, arrival->from, range.elems);
+    if (segment == NULL) return pcclNoMemory;
+    arrival->data = segment->data;
+    return pcclSuccess;
+}
+
+static pc_status received_partial(struct pc_collective *c, const struct pc_chunk *chunk,
+                                  const struct pc_arrival *arrival) {
+    const uint32_t elems = pc_chunk_segment(chunk, arrival->segment).elems;
+    struct value value = {.weight = arrival->weight};
+    if (arrival->data != NULL) {
+        value.data = arrival->data;
+        value.segment = segment_of(arrival->data);
+        value.wide = arrival->len_bytes == elems * c->plan.acc_bytes;
+    } else {
+        c->user.consumed(c->user.context, arrival->from, elems);
+    }
+    const struct pc_chunk_state *state = state_of(c, chunk);
+    uint32_t slot = 0;
+    (void)find_input(c, chunk, arrival->from, &slot);
+    if (state->merges == NULL) {
+        struct input inputs[2] = {{.here = false}};
+        assert(chunk->input_count <= 2);
+        inputs[slot] = (struct input){value, true};
+        struct pc_merge merge = {0};
+        return combine(c, chunk, arrival->segment, &merge, inputs);
+    }
+    struct input *inputs = state->inputs + (uint64_t)arrival->segment * chunk->input_count;
+    inputs[slot] = (struct input){value, true};
+    struct pc_merge *merge = &state->merges[arrival->segment];
+    if (merge->next == slot || input_rank(c, chunk, merge->next) == c->plan.rank) {
+        return combine(c, chunk, arrival->segment, merge, inputs);
+    }
+    return pcclSuccess;
+}
+
+pc_status pc_collective_received(struct pc_collective *c, const struct pc_arrival *arrival) {
+    const struct pc_chunk *chunk = pc_chunk_find(&c->plan, arrival->chunk);
+    assert(c->receives_left > 0 && chunk != NULL);
+    c->receives_left--;
+    c->rx_bytes += arrival->len_bytes;
+    if (arrival->kind == PC_DATA_PARTIAL) return received_partial(c, chunk, arrival);
+    return emit_final(c, chunk, arrival->segment, arrival->data, arrival->weight);
+}
+
+void pc_collective_sent(struct pc_collective *c, struct pc_segment *staged) {
+    assert(c->sends_left > 0);
+    c->sends_left--;
+    give(c, staged);
+}
+
+bool pc_collective_complete(const struct pc_collective *c) {
+    return c->receives_left == 0 && c->sends_left == 0;
+}
+
+uint64_t pc_collective_partials(const struct pc_collective *c, uint32_t rank, bool *staged) {
+    uint64_t elems = 0;
+    *staged = false;
+    for (uint32_t i = 0; i < c->plan.chunk_count; i++) {
+        const struct pc_chunk *chunk = &c->plan.chunks[i];
+        uint32_t input = 0;
+        if (!find_input(c, chunk, rank, &input)) continue;
+        elems += chunk->elems;
+        *staged |= chunk->elems > 0 && !can_move(c, chunk);
+    }
+    return elems;
+}
+
+static bool lists(const struct pc_collective *c, uint32_t at, uint32_t count, uint32_t rank) {
+    for (uint32_t i = 0; i < count; i++) {
+        if (c->plan.ranks[at + i] == rank) return true;
+    }
+    return false;
+}
+
+bool pc_collective_talks_to(const struct pc_collective *c, uint32_t rank) {
+    if (rank == c->plan.rank) return false;
+    for (uint32_t i = 0; i < c->plan.chunk_count; i++) {
+        const struct pc_chunk *chunk = &c->plan.chunks[i];
+        if (chunk->segments == 0) continue;
+        if (chunk->up == rank || chunk->from == rank || lists(c, chunk->inputs_at, chunk->input_count, rank) ||
+            lists(c, chunk->copies_at, chunk->copy_count, rank) || lists(c, chunk->down_at, chunk->down_count, rank)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+uint64_t pc_collective_bytes_from(const struct pc_collective *c, uint32_t rank) {
+    bool staged = false;
+    uint64_t bytes = pc_collective_partials(c, rank, &staged) * c->plan.acc_bytes;
+    for (uint32_t i = 0; i < c->plan.chunk_count; i++) {
+        if (c->plan.chunks[i].from == rank) bytes += c->plan.chunks[i].elems * c->plan.elem_bytes;
+    }
+    return bytes;
+}
+
+void pc_collective_undo(struct pc_collective *c) {
+    if (c->shadow == NULL || PC_MUTANT(PC_MUTANT_NO_UNDO)) return;
+    for (uint32_t i = 0; i < c->plan.chunk_count; i++) {
+        const struct pc_chunk *chunk = &c->plan.chunks[i];
+        for (uint32_t segment = 0; segment < chunk->segments; segment++) {
+            if (!test_bit(c->saved, c->states[i].saved_at + segment)) continue;
+            const struct pc_range range = pc_chunk_segment(chunk, segment);
+            memcpy(final_place(c, chunk, range), shadow_place(c, chunk, range),
+                   (size_t)range.elems * c->plan.elem_bytes);
+        }
+    }
+}

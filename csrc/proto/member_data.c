@@ -1,0 +1,510 @@
+/*
+ * Frames of operations: what waits for READY and credit, what is held for a call to come, and where segments go.
+ *
+ * Before the other end has posted the operation it gets an eager part only, capped for each operation and link. READY
+ * says that it has posted it, and how many elements of partial values it has room for. Final values need READY alone:
+ * they have their place. Partial values of the sender's own leave one segment of room: where combinations go round in a
+ * circle, those under way must always find a gap to move into.
+ */
+#include "base/checked.h"
+#include "proto/mutant.h"
+#include "proto/operation.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    STAGING_BYTES = 16 << 20, /* of partial values that wait in the pool, for one operation */
+    HELD_COST_BYTES = 128 /* of a frame without payload */
+};
+
+/* Sending ------------------------------------------------------------------------------------------------------- */
+
+static bool fits_eager(const struct pc_lane *lane, const struct pc_link *link, uint32_t len_bytes) {
+    return lane->eager_bytes + len_bytes <= PC_EAGER_OP_BYTES && link->eager_out_bytes + len_bytes <= PC_EAGER_LINK_BYTES;
+}
+
+static bool has_credit(const struct pc_lane *lane, const struct pc_tx *tx) {
+    if (PC_MUTANT(PC_MUTANT_NO_CREDIT)) return true;
+    if (!lane->ready) return false;
+    return tx->credit == 0 || lane->sent + (tx->forwarded ? 0 : tx->credit) < lane->credit;
+}
+
+static void send_now(struct pc_op *op, struct pc_lane *lane, struct pc_link *link, struct pc_tx *tx) {
+    lane->sent += tx->credit;
+    pc_link_send(link, tx, tx->forwarded, &op->member->machine.actions);
+}
+
+static struct pc_msg_data data_message(const struct pc_op *op) {
+    return (struct pc_msg_data){.key = op->key, .shape = op->call->shape};
+}
+
+/* Nobody grants READY unasked for an operation that fits into the eager part; this one found the link's used up. */
+static void ask_for_ready(struct pc_op *op, struct pc_lane *lane, struct pc_link *link) {
+    if (lane->asked) return;
+    struct pc_msg_data message = data_message(op);
+    message.kind = PC_DATA_WANT_READY;
+    struct pc_tx *tx = pc_tx_create(&op->member->tx_pool, link->cookie, PC_MSG_DATA, &message, NULL, 0, false);
+    if (tx == NULL) return;
+    lane->asked = true;
+    pc_link_send(link, tx, true, &op->member->machine.actions);
+}
+
+static pc_status emit(void *context, const struct pc_emission *emission) {
+    struct pc_op *op = context;
+    struct pc_member *member = op->member;
+    struct pc_lane *lane = &op->lanes[emission->to];
+    struct pc_link *link = pc_member_link(member, lane->peer);
+    if (link == NULL) return pcclSuccess; /* that member has been removed: the fate of this operation is on its way */
+    struct pc_msg_data message = data_message(op);
+    message.weight = emission->weight;
+    message.elems = emission->chunk_elems;
+    message.chunk = emission->chunk;
+    message.segment = emission->segment;
+    message.kind = emission->kind;
+    struct pc_tx *tx = pc_tx_create(&member->tx_pool, link->cookie, PC_MSG_DATA, &message, emission->bulk,
+                                    emission->len_bytes, link->digest);
+    if (tx == NULL) return pcclNoMemory;
+    tx->owner = op;
+    tx->item = emission->staged;
+    tx->credit = emission->kind == PC_DATA_PARTIAL ? emission->elems : 0;
+    tx->forwarded = emission->forwarded;
+    if (has_credit(lane, tx)) {
+        send_now(op, lane, link, tx);
+    } else if (!lane->ready && pc_list_empty(&lane->waiting) && fits_eager(lane, link, emission->len_bytes)) {
+        lane->eager_bytes += emission->len_bytes;
+        link->eager_out_bytes += emission->len_bytes;
+        send_now(op, lane, link, tx);
+    } else {
+        pc_list_append(&lane->waiting, &tx->node);
+        if (!lane->ready) ask_for_ready(op, lane, link);
+    }
+    return pcclSuccess;
+}
+
+void pc_member_data_sent(struct pc_member *member, struct pc_tx *tx, uint64_t now_ns) {
+    (void)member;
+    struct pc_op *op = tx->owner;
+    pc_collective_sent(&op->collective, tx->item);
+    pc_op_check(op, now_ns);
+}
+
+/* Credit -------------------------------------------------------------------------------------------------------- */
+
+static void tell_ready(struct pc_op *op, struct pc_lane *lane) {
+    struct pc_member *member = op->member;
+    struct pc_link *link = pc_member_link(member, lane->peer);
+    if (link == NULL) return;
+    const struct pc_msg_ready message = {
+        .key = op->key, .shape = op->call->shape, .weight = op->call->weight, .credit = lane->granted};
+    struct pc_tx *tx = pc_tx_create(&member->tx_pool, link->cookie, PC_MSG_READY, &message, NULL, 0, false);
+    if (tx == NULL) return;
+    lane->ready_told = true;
+    pc_link_send(link, tx, true, &member->machine.actions);
+}
+
+static void grant(struct pc_op *op, struct pc_lane *lane) {
+    if (!lane->ready_told) tell_ready(op, lane);
+}
+
+static void consumed(void *context, uint32_t rank, uint32_t elems) {
+    struct pc_op *op = context;
+    struct pc_lane *lane = &op->lanes[rank];
+    lane->consumed += elems;
+    const uint64_t enough = lane->expected + PC_SEGMENT_MAX_BYTES; /* with the gap that own values leave */
+    if (!lane->staged || !lane->ready_told || lane->granted >= enough) return;
+    if (lane->granted - pc_min_u64(lane->consumed, lane->granted) > op->window_elems / 2) return;
+    lane->granted = lane->consumed + op->window_elems;
+    tell_ready(op, lane);
+}
+
+/* The own side of every lane: what the member there will send, and how much of it at a time. */
+static void open_lanes(struct pc_op *op) {
+    uint32_t staged = 0;
+    for (uint32_t rank = 0; rank < op->collective.plan.n; rank++) {
+        struct pc_lane *lane = &op->lanes[rank];
+        lane->expected = pc_collective_partials(&op->collective, rank, &lane->staged);
+        staged += lane->staged;
+    }
+    /* A share of the staging memory each, never under two segments: one on its way and one as a gap. */
+    const uint64_t bytes = pc_max_u64(STAGING_BYTES / (staged == 0 ? 1 : staged), 2 * PC_SEGMENT_MAX_BYTES);
+    op->window_elems = bytes / op->collective.plan.acc_bytes;
+    for (uint32_t rank = 0; rank < op->collective.plan.n; rank++) {
+        struct pc_lane *lane = &op->lanes[rank];
+        lane->granted = lane->staged ? op->window_elems : UINT64_MAX;
+        if (pc_collective_bytes_from(&op->collective, rank) > PC_EAGER_OP_BYTES) grant(op, lane);
+    }
+}
+
+static void on_ready(struct pc_op *op, uint32_t rank, uint64_t credit, struct pc_link *link) {
+    struct pc_lane *lane = &op->lanes[rank];
+    if (!lane->ready) link->eager_out_bytes -= pc_min_u64(lane->eager_bytes, link->eager_out_bytes);
+    lane->ready = true;
+    lane->credit = pc_max_u64(lane->credit, credit);
+    for (struct pc_list *node = lane->waiting.next, *next; node != &lane->waiting; node = next) {
+        next = node->next;
+        struct pc_tx *tx = PC_LIST_ENTRY(node, struct pc_tx, node);
+        if (!has_credit(lane, tx)) continue;
+        pc_list_remove(node);
+        send_now(op, lane, link, tx);
+    }
+}
+
+/* Agreement ----------------------------------------------------------------------------------------------------- */
+
+static void mismatch(struct pc_op *op, const char *theirs, uint64_t from) {
+    char own[160];
+    pc_op_shape_format(&op->call->shape, own, sizeof own);
+    pc_error error = {.peer_id = from};
+    pc_error_set(&error, pcclMismatch, "tag %llu: peer %llu called %s, peer %llu called %s",
+                 (unsigned long long)op->key.tag, (unsigned long long)op->member->id, own,
+                 (unsigned long long)from, theirs);
+    pc_error_hint(&error, "all peers of a group must make the same call with a tag: collective, count, dtype, op, root");
+    pc_op_fail(op, &error);
+}
+
+/* False: they do not agree, or the operation has failed. */
+static bool agrees(struct pc_op *op, const struct pc_op_shape *theirs, uint64_t from) {
+    if (op->failed) return false;
+    if (pc_op_shape_equal(&op->call->shape, theirs)) return true;
+    char text[160];
+    pc_op_shape_format(theirs, text, sizeof text);
+    mismatch(op, text, from);
+    return false;
+}
+
+/*
+ * What taking a frame came to. Wrong frames are the sender's fault and cost it the link (the status is returned); what
+ * goes wrong here, or in the call itself, fails the operation.
+ */
+static pc_status judge(struct pc_op *op, pc_status status, const struct pc_arrival *arrival, uint64_t from) {
+    if (status == pcclSuccess || status == pcclProtocolError) return status;
+    if (status == pcclMismatch) {
+        char text[160];
+        (void)snprintf(text, sizeof text, "it with a block of %llu elements for the same place",
+                       (unsigned long long)arrival->chunk_elems);
+        mismatch(op, text, from);
+        return pcclSuccess;
+    }
+    pc_error error = {0};
+    if (status == pcclInvalidArgument) {
+        pc_error_set(&error, status, "%s with tag %llu: the weights of all peers are 0",
+                     pc_collective_name(op->call->shape.collective), (unsigned long long)op->key.tag);
+    } else {
+        pc_error_set(&error, status, "%s with tag %llu cannot go on at peer %llu: %s",
+                     pc_collective_name(op->call->shape.collective), (unsigned long long)op->key.tag,
+                     (unsigned long long)op->member->id, pc_status_text(status));
+    }
+    pc_op_fail(op, &error);
+    return pcclSuccess;
+}
+
+/* Starting ------------------------------------------------------------------------------------------------------ */
+
+static uint32_t rank_of(const struct pc_member *member, uint64_t id) {
+    for (uint32_t rank = 0; rank < member->group.n; rank++) {
+        if (member->group.ids[rank] == id) return rank;
+    }
+    return PC_RANK_NONE;
+}
+
+static pc_status take_arrival(struct pc_op *op, const struct pc_arrival *arrival, uint64_t from, uint64_t now_ns) {
+    op->progress_ns = now_ns;
+    return judge(op, pc_collective_received(&op->collective, arrival), arrival, from);
+}
+
+/* held is freed. */
+static pc_status take_held(struct pc_op *op, struct pc_held *held, uint64_t now_ns) {
+    struct pc_arrival arrival = held->arrival;
+    const uint64_t from = held->link->peer;
+    arrival.from = rank_of(op->member, from);
+    pc_status status = arrival.from == PC_RANK_NONE ? pcclProtocolError : pcclSuccess;
+    if (held->ready || arrival.kind == PC_DATA_WANT_READY) {
+        if (status == pcclSuccess && held->ready) on_ready(op, arrival.from, held->credit, held->link);
+        if (status == pcclSuccess && !held->ready) grant(op, &op->lanes[arrival.from]);
+        pc_op_free_held(held);
+        return status;
+    }
+    if (status == pcclSuccess) status = pc_collective_sink(&op->collective, &arrival);
+    if (status == pcclSuccess && arrival.len_bytes > 0) memcpy(arrival.data, held->bytes, arrival.len_bytes);
+    pc_op_free_held(held);
+    if (status != pcclSuccess) return judge(op, status, &arrival, from);
+    return take_arrival(op, &arrival, from, now_ns);
+}
+
+static pc_status make_lanes(struct pc_op *op) {
+    struct pc_member *member = op->member;
+    const size_t bytes = member->group.n * sizeof *op->lanes;
+    op->lanes = (struct pc_lane *)(void *)pc_pool_take_buffer(&member->pool, bytes, &op->lanes_capacity);
+    if (op->lanes == NULL) return pcclNoMemory;
+    memset(op->lanes, 0, bytes);
+    for (size_t rank = 0; rank < member->group.n; rank++) {
+        op->lanes[rank].peer = member->group.ids[rank];
+        pc_list_init(&op->lanes[rank].waiting);
+    }
+    return pcclSuccess;
+}
+
+/* Blocks between two members have no way round a link that was given up. */
+static bool has_links(struct pc_op *op) {
+    struct pc_member *member = op->member;
+    if (!member->group.ring_only || op->call->shape.algorithm == PC_ALGORITHM_RING) return true;
+    for (uint32_t rank = 0; rank < op->collective.plan.n; rank++) {
+        const struct pc_link *link = pc_member_link(member, op->lanes[rank].peer);
+        if (!pc_collective_talks_to(&op->collective, rank) || (link != NULL && link->state != PC_LINK_DOWN)) continue;
+        pc_error error = {.peer_id = op->lanes[rank].peer};
+        pc_error_set(&error, pcclRankConnectionFailed, "%s needs the link between peer %llu and peer %llu, which was lost twice",
+                     pc_collective_name(op->call->shape.collective), (unsigned long long)member->id,
+                     (unsigned long long)op->lanes[rank].peer);
+        pc_error_hint(&error, "all_reduce, broadcast, reduce, all_gather and reduce_scatter find a way round it");
+        pc_op_fail(op, &error);
+        return false;
+    }
+    return true;
+}
+
+pc_status pc_op_start(struct pc_op *op, uint64_t now_ns) {
+    struct pc_member *member = op->member;
+    struct pc_call *call = op->call;
+    const struct pc_collective_config config = {
+        .request = {.shape = &call->shape, .n = (uint32_t)member->group.n, .rank = member->group.rank,
+                    .ring = member->group.ring, .counts = call->counts, .recv_counts = call->recv_counts,
+                    .source = call->source, .target = call->target},
+        .send = call->send,
+        .recv = call->recv,
+        .undo = call->undo && call->shape.consistency == PC_STRICT,
+        .weight = call->weight,
+        .pool = &member->pool,
+        .user = {emit, consumed, op},
+    };
+    op->progress_ns = now_ns;
+    PC_TRY(make_lanes(op));
+    PC_TRY(pc_collective_init(&op->collective, &config));
+    op->phase = PC_OP_RUNNING;
+    for (int i = 0; i < 2; i++) {
+        if (op->seen[i].from != 0 && !agrees(op, &op->seen[i].shape, op->seen[i].from)) return pcclSuccess;
+    }
+    if (!has_links(op)) return pcclSuccess;
+    open_lanes(op);
+    PC_TRY(pc_collective_start(&op->collective));
+    while (!op->failed) {
+        struct pc_held *held = NULL;
+        for (struct pc_list *node = op->held.next; node != &op->held && held == NULL; node = node->next) {
+            if (PC_LIST_ENTRY(node, struct pc_held, node)->complete) held = PC_LIST_ENTRY(node, struct pc_held, node);
+        }
+        if (held == NULL) break;
+        PC_TRY(take_held(op, held, now_ns));
+    }
+    return pcclSuccess;
+}
+
+/* Ending -------------------------------------------------------------------------------------------------------- */
+
+void pc_op_free_held(struct pc_held *held) {
+    pc_list_remove(&held->node);
+    held->link->held_bytes -= held->cost_bytes;
+    free(held);
+}
+
+void pc_op_release(struct pc_op *op) {
+    struct pc_member *member = op->member;
+    for (struct pc_list *node = member->links.next, *next; node != &member->links; node = next) {
+        next = node->next;
+        struct pc_link *link = PC_LIST_ENTRY(node, struct pc_link, node);
+        if (pc_link_forget(link, &member->tx_pool, op) == pcclSuccess) continue;
+        /* No memory to finish a frame from a copy: the link ends, whose loss the peers will see. */
+        const pc_error error = {.code = pcclNoMemory, .message = "no memory to end an operation in order"};
+        pc_member_link_lost(member, link, &error, op->progress_ns);
+    }
+    while (!pc_list_empty(&op->held)) pc_op_free_held(PC_LIST_ENTRY(op->held.next, struct pc_held, node));
+    for (uint32_t rank = 0; op->lanes != NULL && rank < op->collective.plan.n; rank++) {
+        struct pc_lane *lane = &op->lanes[rank];
+        pc_tx_queue_forget(&lane->waiting, &member->tx_pool, op);
+        struct pc_link *link = lane->ready ? NULL : pc_member_link(member, lane->peer);
+        if (link != NULL) link->eager_out_bytes -= pc_min_u64(lane->eager_bytes, link->eager_out_bytes);
+    }
+    pc_pool_give_buffer(&member->pool, (uint8_t *)op->lanes, op->lanes_capacity);
+    op->lanes = NULL;
+}
+
+uint64_t pc_op_bytes_total(const struct pc_op *op) {
+    uint64_t bytes = 0;
+    for (uint32_t rank = 0; rank < op->collective.plan.n; rank++) {
+        bytes += pc_collective_bytes_from(&op->collective, rank);
+    }
+    return bytes;
+}
+
+static void unhold(struct pc_op *op, void *context) {
+    for (struct pc_list *node = op->held.next, *next; node != &op->held; node = next) {
+        next = node->next;
+        struct pc_held *held = PC_LIST_ENTRY(node, struct pc_held, node);
+        if (held->link == context) pc_op_free_held(held);
+    }
+}
+
+void pc_member_ops_unhold(struct pc_member *member, const struct pc_link *link) {
+    pc_op_each(member, unhold, (void *)(uintptr_t)link);
+}
+
+/* Receiving ----------------------------------------------------------------------------------------------------- */
+
+/*
+ * The operation that a frame belongs to. *op NULL: the frame is of an older epoch or of a decided operation, and changes
+ * nothing. One of a newer epoch is held until that epoch is here.
+ */
+static pc_status operation_of(struct pc_member *member, const struct pc_op_key *wire_key, struct pc_op **op) {
+    struct pc_op_key key = *wire_key;
+    const uint64_t epoch = member->group.epoch;
+    *op = NULL;
+    if (key.group != member->group.number) return pcclProtocolError;
+    if (PC_MUTANT(PC_MUTANT_OLD_EPOCH) && key.epoch < epoch) key.epoch = epoch;
+    if (key.epoch < epoch) return pcclSuccess;
+    struct pc_tag *tag = pc_op_tag(member, key.tag, key.channel, true);
+    if (tag == NULL) return pcclNoMemory;
+    *op = pc_op_find(tag, key.epoch, key.seq);
+    if (*op != NULL) return pcclSuccess;
+    if (key.epoch == epoch) {
+        uint64_t undecided = tag->next_seq;
+        for (struct pc_list *node = tag->tombstones.next; node != &tag->tombstones; node = node->next) {
+            const struct pc_tombstone *tombstone = PC_LIST_ENTRY(node, struct pc_tombstone, node);
+            if (tombstone->epoch == key.epoch) undecided = pc_max_u64(undecided, tombstone->seq + 1);
+        }
+        if (key.seq < undecided) return pcclSuccess;
+    }
+    *op = pc_op_create(member, tag, &key);
+    return *op == NULL ? pcclNoMemory : pcclSuccess;
+}
+
+/* Of other members' descriptors the first is kept, and the first that differs from it. */
+static void note_shape(struct pc_op *op, const struct pc_op_shape *shape, uint64_t from) {
+    if (op->seen[0].from == 0) {
+        op->seen[0].shape = *shape;
+        op->seen[0].from = from;
+    } else if (op->seen[1].from == 0 && !pc_op_shape_equal(&op->seen[0].shape, shape)) {
+        op->seen[1].shape = *shape;
+        op->seen[1].from = from;
+    }
+}
+
+/* Whether a frame that costs so much may wait; a peer that sends more than the eager part breaks the rules. */
+static bool may_hold(const struct pc_op *op, const struct pc_link *link, uint32_t cost_bytes) {
+    uint64_t bytes = cost_bytes;
+    for (struct pc_list *node = op->held.next; node != &op->held; node = node->next) {
+        const struct pc_held *held = PC_LIST_ENTRY(node, struct pc_held, node);
+        if (held->link == link) bytes += held->cost_bytes;
+    }
+    return bytes <= 2 * PC_EAGER_OP_BYTES && link->held_bytes + cost_bytes <= PC_HELD_LINK_BYTES;
+}
+
+static pc_status hold(struct pc_op *op, struct pc_link *link, const struct pc_held *frame, pc_error *error,
+                      struct pc_held **kept) {
+    const uint32_t len_bytes = frame->arrival.len_bytes, cost_bytes = len_bytes + HELD_COST_BYTES;
+    if (!may_hold(op, link, cost_bytes)) {
+        return pc_error_set(error, pcclProtocolError, "peer %llu sent more than the eager part before READY",
+                            (unsigned long long)link->peer);
+    }
+    struct pc_held *held = malloc(sizeof *held + len_bytes);
+    if (held == NULL) return pcclNoMemory;
+    *held = *frame;
+    held->link = link;
+    held->cost_bytes = cost_bytes;
+    pc_list_append(&op->held, &held->node);
+    link->held_bytes += cost_bytes;
+    *kept = held;
+    return pcclSuccess;
+}
+
+static pc_status hold_segment(struct pc_op *op, struct pc_stream *stream, const struct pc_arrival *arrival) {
+    struct pc_held *held = NULL;
+    const struct pc_held frame = {.arrival = *arrival, .complete = arrival->len_bytes == 0};
+    PC_TRY(hold(op, stream->subject, &frame, &stream->error, &held));
+    if (arrival->len_bytes > 0) stream->sink = (struct pc_sink){.data = held->bytes, .owner = op, .item = held};
+    return pcclSuccess;
+}
+
+static pc_status take_segment(struct pc_op *op, struct pc_stream *stream, struct pc_arrival *arrival,
+                              uint64_t now_ns) {
+    const struct pc_link *link = stream->subject;
+    arrival->from = rank_of(op->member, link->peer);
+    if (arrival->from == PC_RANK_NONE) return pcclProtocolError;
+    if (arrival->kind == PC_DATA_WANT_READY) {
+        grant(op, &op->lanes[arrival->from]);
+        return pcclSuccess;
+    }
+    const pc_status status = pc_collective_sink(&op->collective, arrival);
+    if (status != pcclSuccess) return judge(op, status, arrival, link->peer);
+    if (arrival->len_bytes > 0) {
+        stream->sink = (struct pc_sink){arrival->data, op, NULL, arrival->chunk, arrival->segment, arrival->weight,
+                                        arrival->kind};
+        return pcclSuccess;
+    }
+    PC_TRY(take_arrival(op, arrival, link->peer, now_ns));
+    pc_op_check(op, now_ns);
+    return pcclSuccess;
+}
+
+pc_status pc_member_data(struct pc_member *member, struct pc_stream *stream, const struct pc_msg_data *data,
+                         uint32_t bulk_len, uint64_t now_ns) {
+    const struct pc_link *link = stream->subject;
+    struct pc_op *op = NULL;
+    if (data->kind > PC_DATA_WANT_READY || (data->kind == PC_DATA_WANT_READY && bulk_len > 0)) return pcclProtocolError;
+    PC_TRY(operation_of(member, &data->key, &op));
+    if (op == NULL) {
+        member->stats.frames_dropped++;
+        return pcclSuccess;
+    }
+    op->progress_ns = now_ns;
+    note_shape(op, &data->shape, link->peer);
+    struct pc_arrival arrival = {.chunk = data->chunk, .segment = data->segment, .kind = data->kind,
+                                 .chunk_elems = data->elems, .weight = data->weight, .len_bytes = bulk_len};
+    if (op->phase == PC_OP_HELD) return hold_segment(op, stream, &arrival);
+    if (!agrees(op, &data->shape, link->peer)) return pcclSuccess;
+    return take_segment(op, stream, &arrival, now_ns);
+}
+
+pc_status pc_member_data_arrived(struct pc_member *member, struct pc_stream *stream, uint64_t now_ns) {
+    const struct pc_sink sink = stream->sink;
+    const struct pc_link *link = stream->subject;
+    struct pc_op *op = sink.owner;
+    struct pc_held *held = sink.item;
+    stream->sink = (struct pc_sink){0};
+    if (held != NULL) {
+        held->complete = true;
+        if (op->phase == PC_OP_HELD || op->failed) return pcclSuccess;
+        PC_TRY(take_held(op, held, now_ns));
+    } else {
+        const struct pc_arrival arrival = {.from = rank_of(member, link->peer), .chunk = sink.chunk,
+                                           .segment = sink.segment, .kind = sink.kind, .weight = sink.weight,
+                                           .len_bytes = stream->frame.bulk_len, .data = sink.data};
+        PC_TRY(take_arrival(op, &arrival, link->peer, now_ns));
+    }
+    pc_op_check(op, now_ns);
+    return pcclSuccess;
+}
+
+pc_status pc_member_ready(struct pc_member *member, struct pc_link *link, const struct pc_msg_ready *ready,
+                          uint64_t now_ns) {
+    struct pc_op *op = NULL;
+    PC_TRY(operation_of(member, &ready->key, &op));
+    if (op == NULL) return pcclSuccess;
+    op->progress_ns = now_ns;
+    note_shape(op, &ready->shape, link->peer);
+    if (op->phase != PC_OP_HELD) {
+        const uint32_t rank = rank_of(member, link->peer);
+        if (!agrees(op, &ready->shape, link->peer)) return pcclSuccess;
+        if (rank == PC_RANK_NONE) return pcclProtocolError;
+        on_ready(op, rank, ready->credit, link);
+        return pcclSuccess;
+    }
+    for (struct pc_list *node = op->held.next; node != &op->held; node = node->next) {
+        struct pc_held *held = PC_LIST_ENTRY(node, struct pc_held, node);
+        if (!held->ready || held->link != link) continue;
+        held->credit = ready->credit;
+        return pcclSuccess;
+    }
+    pc_error error = {0};
+    struct pc_held *held = NULL;
+    return hold(op, link, &(struct pc_held){.complete = true, .ready = true, .credit = ready->credit}, &error, &held);
+}

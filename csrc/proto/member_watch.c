@@ -1,0 +1,132 @@
+/*
+ * What the master is told of operations: which are started when it freezes a group, which are blocked, which have run
+ * out of time or are given up.
+ */
+#include "base/checked.h"
+#include "proto/operation.h"
+
+#include <string.h>
+
+struct state_list {
+    struct pc_op_state *items; /* those that wait for a verdict */
+    struct pc_op_key *keys; /* all */
+    uint32_t item_count, key_count;
+};
+
+static void add_state(struct pc_op *op, void *context) {
+    struct state_list *list = context;
+    if (op->phase == PC_OP_HELD) return;
+    list->keys[list->key_count++] = op->key;
+    if (pc_op_in_step(op)) return;
+    list->items[list->item_count++] =
+        (struct pc_op_state){op->key, pc_op_shape_fingerprint(&op->call->shape), op->phase == PC_OP_DECIDED};
+}
+
+static bool posted_ops(struct pc_member *member, struct state_list *list) {
+    *list = (struct state_list){
+        .items = pc_arena_alloc(&member->arena, member->posted_count, sizeof(struct pc_op_state)),
+        .keys = pc_arena_alloc(&member->arena, member->posted_count, sizeof(struct pc_op_key)),
+    };
+    if (list->items == NULL || list->keys == NULL) {
+        const pc_error error = {.code = pcclNoMemory, .message = "no memory to report the operations in flight"};
+        pc_member_lose(member, &error, true);
+        return false;
+    }
+    pc_op_each(member, add_state, list);
+    return true;
+}
+
+void pc_member_report_state(struct pc_member *member, uint64_t epoch) {
+    pc_member_flush_done(member);
+    struct state_list list;
+    if (!posted_ops(member, &list)) return;
+    bool voting = false;
+    for (struct pc_list *node = member->calls.next; node != &member->calls; node = node->next) {
+        voting |= PC_LIST_ENTRY(node, struct pc_call, node)->kind == PC_CALL_END_STEP;
+    }
+    const struct pc_msg_state message = {epoch, member->group.step_open && !voting, {list.items, list.item_count}};
+    pc_member_tell_master(member, PC_MSG_STATE, &message);
+}
+
+struct stall_scan {
+    struct pc_stall *stalls;
+    uint32_t count;
+    uint64_t now_ns;
+};
+
+enum { STALL_NS = 1000000000, STALLS_MAX = 64 };
+
+static void add_stall(struct pc_op *op, void *context) {
+    struct stall_scan *scan = context;
+    const bool waiting = op->phase != PC_OP_HELD && op->call->blocking && scan->now_ns - op->progress_ns >= STALL_NS;
+    if (!waiting || scan->count == STALLS_MAX) return;
+    const uint64_t blocked_ms = (scan->now_ns - op->progress_ns) / PC_NS_PER_MS;
+    scan->stalls[scan->count++] =
+        (struct pc_stall){PC_CALL_COLLECTIVE, op->call->shape.collective, pc_op_in_step(op), op->key, blocked_ms};
+}
+
+void pc_member_report_stalls(struct pc_member *member, uint64_t now_ns) {
+    member->stall_ns = now_ns + STALL_NS;
+    struct pc_stall stalls[STALLS_MAX];
+    struct stall_scan scan = {stalls, 0, now_ns};
+    pc_op_each(member, add_stall, &scan);
+    for (struct pc_list *node = member->calls.next; node != &member->calls && scan.count < STALLS_MAX;
+         node = node->next) {
+        const struct pc_call *call = PC_LIST_ENTRY(node, struct pc_call, node);
+        if (now_ns - call->posted_ns < STALL_NS) continue;
+        stalls[scan.count++] = (struct pc_stall){.kind = (uint8_t)call->kind,
+                                                 .blocked_ms = (now_ns - call->posted_ns) / PC_NS_PER_MS};
+    }
+    if (scan.count == 0 && !member->stalled) return;
+    member->stalled = scan.count > 0;
+    struct state_list list;
+    if (!posted_ops(member, &list)) return;
+    const struct pc_msg_stalled message = {{stalls, scan.count}, {list.keys, list.key_count}};
+    pc_member_tell_master(member, PC_MSG_STALLED, &message);
+}
+
+/* Time limits and cancellation ---------------------------------------------------------------------------------- */
+
+static void tick_op(struct pc_op *op, void *context) {
+    const uint64_t now_ns = *(const uint64_t *)context;
+    struct pc_member *member = op->member;
+    if (op->phase != PC_OP_RUNNING || op->failed) return;
+    if (op->call->deadline_ns > now_ns) {
+        member->ops_due_ns = pc_min_u64(member->ops_due_ns, op->call->deadline_ns);
+        return;
+    }
+    pc_error error = {0};
+    pc_error_set(&error, pcclTimeout, "%s with tag %llu was not finished within %llu ms at peer %llu",
+                 pc_collective_name(op->call->shape.collective), (unsigned long long)op->key.tag,
+                 (unsigned long long)((now_ns - op->call->posted_ns) / PC_NS_PER_MS), (unsigned long long)member->id);
+    pc_error_hint(&error, "a peer that is alive has not called it; `pccl status` names it");
+    pc_op_fail(op, &error);
+}
+
+void pc_member_ops_tick(struct pc_member *member, uint64_t now_ns) {
+    if (member->ops_due_ns > now_ns) return;
+    member->ops_due_ns = UINT64_MAX;
+    pc_op_each(member, tick_op, &now_ns);
+}
+
+struct cancel_search {
+    struct pc_call *call;
+    pc_error error;
+};
+
+static void cancel_op(struct pc_op *op, void *context) {
+    const struct cancel_search *search = context;
+    if (op->phase != PC_OP_HELD && op->call == search->call) pc_op_fail(op, &search->error);
+}
+
+void pc_member_cancel_collective(struct pc_member *member, struct pc_call *call, pc_status code, const char *why) {
+    struct cancel_search search = {.call = call};
+    pc_error_set(&search.error, code, "%s with tag %llu was %s at peer %llu",
+                 pc_collective_name(call->shape.collective), (unsigned long long)call->tag, why,
+                 (unsigned long long)member->id);
+    if (pc_list_linked(&call->node)) { /* queued: no other peer knows of it */
+        pc_member_complete(member, call, &search.error);
+        return;
+    }
+    pc_op_each(member, cancel_op, &search);
+}

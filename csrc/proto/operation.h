@@ -1,0 +1,99 @@
+/*
+ * K3, private to member_ops.c, member_data.c and member_watch.c: an operation of a member.
+ *
+ * Life of an operation, named by what is expected next:
+ *   HELD      frames of peers came before the call: what they carried waits here, within caps
+ *   RUNNING   posted: segments to and from other members
+ *   DECIDED   complete here, DONE is out: the verdict
+ * A verdict for an operation that was not posted yet is kept as a tombstone, which the later post consumes. An operation
+ * of a step has no verdict: it ends when it is complete here, or when the step is poisoned.
+ */
+#ifndef PC_OPERATION_H
+#define PC_OPERATION_H
+
+#include "proto/member_state.h"
+
+enum pc_op_phase { PC_OP_HELD, PC_OP_RUNNING, PC_OP_DECIDED };
+
+struct pc_tombstone {
+    struct pc_list node;
+    uint64_t epoch, seq;
+    pc_error error;
+};
+
+struct pc_tag {
+    struct pc_list node; /* in its bucket */
+    uint64_t number, channel;
+    uint64_t next_seq;
+    struct pc_list ops, tombstones;
+};
+
+/* What one operation exchanges with one other member. */
+struct pc_lane {
+    uint64_t peer;
+    struct pc_list waiting; /* frames that wait for READY or for credit */
+    bool ready; /* it has posted the operation */
+    bool asked; /* for READY */
+    bool ready_told; /* to it */
+    bool staged; /* what it sends waits in the pool: it gets credit bit by bit */
+    uint64_t credit; /* partial elements that it takes in all */
+    uint64_t sent; /* partial elements queued for it */
+    uint64_t eager_bytes; /* sent before READY */
+    uint64_t expected, granted, consumed; /* partial elements from it */
+};
+
+/* A frame that came before the call. */
+struct pc_held {
+    struct pc_list node;
+    struct pc_link *link;
+    uint32_t cost_bytes;
+    bool complete;
+    bool ready; /* a READY, else a segment */
+    uint64_t credit; /* of a READY */
+    struct pc_arrival arrival; /* from is not known yet */
+    uint8_t bytes[];
+};
+
+struct pc_op {
+    struct pc_list node; /* in its tag, or spare */
+    struct pc_tag *tag;
+    struct pc_member *member;
+    struct pc_op_key key;
+    enum pc_op_phase phase;
+    struct pc_call *call;
+    struct pc_collective collective;
+    struct pc_lane *lanes; /* by rank */
+    size_t lanes_capacity;
+    uint64_t window_elems; /* of partial values that a lane may have in the pool */
+    struct {
+        struct pc_op_shape shape;
+        uint64_t from; /* 0: none yet */
+    } seen[2]; /* what other members called */
+    bool failed;
+    struct pc_list held;
+    uint64_t progress_ns;
+};
+
+/* member_ops.c */
+struct pc_tag *pc_op_tag(struct pc_member *member, uint64_t number, uint64_t channel, bool create);
+struct pc_op *pc_op_find(struct pc_tag *tag, uint64_t epoch, uint64_t seq);
+struct pc_op *pc_op_create(struct pc_member *member, struct pc_tag *tag, const struct pc_op_key *key);
+/* Asks the master to fail it for all. An operation of a step is over, with all of the step, when the event is. */
+void pc_op_fail(struct pc_op *op, const pc_error *error);
+/* Whether it is complete here; then it is reported, or over. op may be gone afterwards. */
+void pc_op_check(struct pc_op *op, uint64_t now_ns);
+/* Calls fn for each operation; fn may free it, and complete calls. */
+void pc_op_each(struct pc_member *member, void (*fn)(struct pc_op *op, void *context), void *context);
+static inline bool pc_op_in_step(const struct pc_op *op) {
+    return op->call->shape.consistency == PC_STEP;
+}
+
+/* member_data.c */
+/* The call is there: lanes open, and what was held is taken. */
+pc_status pc_op_start(struct pc_op *op, uint64_t now_ns);
+/* From here on nobody touches the caller's buffers, and no frame of the operation is left anywhere. */
+void pc_op_release(struct pc_op *op);
+void pc_op_free_held(struct pc_held *held);
+uint64_t pc_op_bytes_total(const struct pc_op *op);
+
+#endif
