@@ -82,7 +82,17 @@ typedef enum pcclDataType_t {
 typedef enum pcclDeviceType_t { pcclDeviceCpu = 0, pcclDeviceCuda = 1 } pcclDeviceType_t;
 
 /* pcclAvg divides the sum once, at the end, by the number of peers that took part; on integers it truncates toward 0. */
-typedef enum pcclRedOp_t { pcclSum = 0, pcclAvg = 1, pcclProd = 2, pcclMax = 3, pcclMin = 4 } pcclRedOp_t;
+typedef enum pcclRedOp_t {
+    pcclSum = 0,
+    pcclAvg = 1,
+    pcclProd = 2,
+    pcclMax = 3,
+    pcclMin = 4,
+    /* beyond PCCL 1.0, for integers */
+    pcclBand = 5,
+    pcclBor = 6,
+    pcclBxor = 7
+} pcclRedOp_t;
 
 typedef enum pcclAttribute_t {
     PCCL_ATTRIBUTE_GLOBAL_WORLD_SIZE = 1,
@@ -282,6 +292,7 @@ typedef struct pcclOutcome_t {
     pcclSharedStateSyncInfo_t sync;
     uint64_t revision; /* of the shared state after a synchronisation */
     bool pending; /* answer of are_peers_pending */
+    uint32_t source; /* rank that a receive got its elements from */
     pcclErrorRecord_t error;
 } pcclOutcome_t;
 
@@ -295,6 +306,79 @@ PCCL_EXPORT pcclResult_t pcclStartAllReduce(pcclComm_t *comm, const void *sendbu
 PCCL_EXPORT pcclResult_t pcclStartSynchronizeSharedState(pcclComm_t *comm, const pcclSharedState_t *shared_state,
                                                          pcclSharedStateSyncStrategy_t strategy,
                                                          pcclRequest_t **request_out);
+
+/* Collectives. "Block" is what belongs to one rank: count elements, or counts[rank] where counts is given. */
+typedef enum pcclCollective_t {
+    PCCL_COLLECTIVE_ALL_REDUCE = 0, /* count elements, combined, to all */
+    PCCL_COLLECTIVE_BROADCAST = 1, /* count elements of root to all; sendbuf NULL: recvbuf, which root sends from */
+    PCCL_COLLECTIVE_REDUCE = 2, /* count elements, combined, to root; recvbuf elsewhere unused */
+    PCCL_COLLECTIVE_ALL_GATHER = 3, /* a block of each, to all, by rank */
+    PCCL_COLLECTIVE_REDUCE_SCATTER = 4, /* all blocks combined, to each rank its own */
+    PCCL_COLLECTIVE_GATHER = 5, /* a block of each, to root, by rank */
+    PCCL_COLLECTIVE_SCATTER = 6, /* the blocks of root, to each rank its own */
+    PCCL_COLLECTIVE_ALL_TO_ALL = 7, /* a block from each to each */
+    PCCL_COLLECTIVE_SEND = 8, /* count elements to rank root */
+    PCCL_COLLECTIVE_RECV = 9, /* count elements from rank root, or from whoever sends first: PCCL_RANK_ANY */
+    PCCL_COLLECTIVE_BARRIER = 10 /* returns when all have called it */
+} pcclCollective_t;
+
+typedef enum pcclAlgorithm_t {
+    PCCL_ALGORITHM_AUTO = 0,
+    PCCL_ALGORITHM_RING = 1,
+    PCCL_ALGORITHM_TREE = 2,
+    PCCL_ALGORITHM_DIRECT = 3, /* each rank owns a share: two hops */
+    PCCL_ALGORITHM_EXCHANGE = 4 /* everything to everybody: one hop */
+} pcclAlgorithm_t;
+
+#define PCCL_RANK_ANY UINT32_MAX
+
+/*
+ * Zero-initialise, then set what applies. Buffers of rank-ordered blocks are packed. In place: all_reduce and reduce with
+ * sendbuf == recvbuf; all_gather and gather (at root) with sendbuf at the own block of recvbuf; reduce_scatter and scatter
+ * (at root) with recvbuf at the own block of sendbuf. Other overlaps are refused.
+ */
+typedef struct pcclCollectiveArgs_t {
+    pcclCollective_t collective;
+    const void *sendbuf;
+    void *recvbuf;
+    size_t count;
+    pcclDataType_t datatype;
+    pcclRedOp_t op;
+    uint32_t root; /* rank */
+    uint64_t tag;
+    /*
+     * By rank, read during the call. all_gather, reduce_scatter: the same at all. gather, scatter: at root; elsewhere
+     * count is the own block. all_to_all: counts is what goes to each rank, recv_counts what comes from there.
+     */
+    const uint64_t *counts, *recv_counts;
+    /*
+     * With weighted, pcclAvg gives sum(weight * x) / sum(weight) over floating-point types. Weight 0 leaves out this
+     * peer's contribution, which is then never read, for every type and reduction. All weights 0 is an error at all.
+     */
+    bool weighted;
+    uint64_t weight;
+    double scale; /* not 0: the own contribution is multiplied by it first (pcclSum of floating-point types) */
+    pcclAlgorithm_t algorithm;
+    uint32_t timeout_ms; /* 0: the communicator's */
+} pcclCollectiveArgs_t;
+
+PCCL_EXPORT pcclResult_t pcclStartCollective(pcclComm_t *comm, const pcclCollectiveArgs_t *args,
+                                             pcclRequest_t **request_out);
+/* The blocking form; outcome_out may be NULL. */
+PCCL_EXPORT pcclResult_t pcclRunCollective(pcclComm_t *comm, const pcclCollectiveArgs_t *args,
+                                           pcclOutcome_t *PCCL_NULLABLE outcome_out);
+
+/*
+ * Step consistency. Between pcclBeginStep and the end of the step, collectives return when they are complete here,
+ * without waiting for the verdict of all; one vote at the end decides on all of them. The first failure poisons the step:
+ * what is in flight or started later fails at once, at all members. Buffers that were reduced in place are not restored.
+ * pcclEndStep is a joint call of the group; commit false votes against. It returns pcclSuccess or pcclStepAborted, the
+ * same at all members.
+ */
+PCCL_EXPORT pcclResult_t pcclBeginStep(pcclComm_t *comm);
+PCCL_EXPORT pcclResult_t pcclStartEndStep(pcclComm_t *comm, bool commit, pcclRequest_t **request_out);
+PCCL_EXPORT pcclResult_t pcclEndStep(pcclComm_t *comm, bool commit);
+
 PCCL_EXPORT pcclResult_t pcclWaitRequest(pcclRequest_t *request, uint32_t timeout_ms,
                                          pcclOutcome_t *PCCL_NULLABLE outcome_out);
 PCCL_EXPORT pcclResult_t pcclCancelRequest(pcclRequest_t *request);

@@ -39,7 +39,7 @@ int pc_reduce_level(void);
 int pc_reduce_force_level(int level);
 void pc_reduce_accumulate(int dtype, int op, void *acc, const void *own, size_t count);
 void pc_reduce_finish(int dtype, int op, void *out, const void *acc, const void *own, size_t count,
-                      uint32_t world_size);
+                      uint64_t total_weight);
 void pc_reduce_widen(int dtype, void *acc, const void *own, size_t count);
 void widen_f16(const uint16_t *in, float *out, size_t n);
 void widen_bf16(const uint16_t *in, float *out, size_t n);

@@ -146,6 +146,7 @@ void pc_comm_renew_view(pcclComm_t *comm) {
     snapshot->connected = view.connected;
     snapshot->id = view.id;
     snapshot->epoch = view.epoch;
+    snapshot->group_epoch = view.group_epoch;
     snapshot->incarnation = view.incarnation;
     if (view.connected) {
         copy_members(snapshot, &view);

@@ -13,7 +13,7 @@
 
 struct pc_snapshot {
     bool connected;
-    uint64_t id, epoch, incarnation;
+    uint64_t id, epoch, group_epoch, incarnation;
     int global_size, group_size, groups, largest_group;
     pcclMember_t *members;
     size_t member_count, member_capacity;
@@ -29,7 +29,8 @@ struct pcclComm_t {
     uint32_t refs; /* the handle, and each request in use */
     bool connecting, was_connected, destroying;
     struct pc_list active, idle; /* requests */
-    uint32_t reduces_open; /* all-reduces unfinished, or asynchronous and not awaited */
+    uint32_t reduces_open; /* collectives unfinished, or asynchronous and not awaited */
+    bool in_step; /* collectives that start now belong to a step */
     struct pc_snapshot view;
     struct pc_loop *loop; /* NULL until the first connect */
 

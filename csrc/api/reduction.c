@@ -1,13 +1,9 @@
 /*
- * All-reduce: arguments, tags, the blocking form, the asynchronous form by tag, and many at once with retry.
- *
- * A tag names at most one open operation of a communicator: from its start until it has ended, or, for an asynchronous
- * one, until it has been awaited.
+ * All-reduce as PCCL has it: the blocking form, the asynchronous form by tag, and many at once with retry.
  */
 #define _DEFAULT_SOURCE 1
 #include "api/request.h"
 #include "base/checked.h"
-#include "bytes/dtype.h"
 #include "io/fork.h"
 #include "io/wait.h"
 
@@ -16,16 +12,9 @@
 
 /* Arguments ----------------------------------------------------------------------------------------------------- */
 
-static pcclResult_t check_descriptor(const char *phase, const pcclReduceDescriptor_t *descriptor) {
-    const pcclDataType_t dtype = descriptor->src_descriptor.datatype;
+static pcclResult_t check_quantization(const char *phase, const pcclReduceDescriptor_t *descriptor) {
     const uint32_t hint = (uint32_t)descriptor->src_descriptor.distribution_hint;
     const uint32_t quant = (uint32_t)descriptor->quantization_options.algorithm;
-    if (!pc_dtype_valid((uint32_t)dtype)) {
-        return pc_fail(phase, pcclInvalidArgument, "%d is no data type", (int)dtype);
-    }
-    if (!pc_redop_valid((uint32_t)descriptor->op)) {
-        return pc_fail(phase, pcclInvalidArgument, "%d is no reduction", (int)descriptor->op);
-    }
     if (hint > pcclDistributionUniform) {
         return pc_fail(phase, pcclInvalidArgument, "%u is no distribution hint", (unsigned)hint);
     }
@@ -38,84 +27,33 @@ static pcclResult_t check_descriptor(const char *phase, const pcclReduceDescript
     return pcclInvalidArgument;
 }
 
-static pcclResult_t check_buffers(const struct pc_reduce_args *args) {
-    const pcclReduceDescriptor_t *descriptor = args->descriptor;
-    size_t bytes = 0;
-    if (pc_mul_overflows(descriptor->count, pc_dtype_bytes(descriptor->src_descriptor.datatype), &bytes) ||
-        bytes > PTRDIFF_MAX) {
-        return pc_fail(args->phase, pcclInvalidArgument, "a count of %zu is more than memory holds",
-                       descriptor->count);
-    }
-    if (bytes == 0) return pcclSuccess;
-    PC_REQUIRE(args->phase, args->sendbuf);
-    PC_REQUIRE(args->phase, args->recvbuf);
-    const uintptr_t send = (uintptr_t)args->sendbuf, recv = (uintptr_t)args->recvbuf;
-    const uintptr_t apart = send < recv ? recv - send : send - recv;
-    if (send != recv && apart < bytes) {
-        return pc_fail(args->phase, pcclInvalidArgument,
-                       "the buffers overlap without being equal: pass the same one for in place");
-    }
-    return pcclSuccess;
-}
+struct reduce_args {
+    const char *phase;
+    const void *sendbuf;
+    void *recvbuf;
+    const pcclReduceDescriptor_t *descriptor;
+    uint32_t timeout_ms;
+    bool asynchronous;
+};
 
-/* With lock held. */
-static bool tag_is_open(const pcclComm_t *comm, uint64_t tag) {
-    for (const struct pc_list *node = comm->active.next; node != &comm->active; node = node->next) {
-        const struct pcclRequest_t *request = PC_LIST_ENTRY(node, struct pcclRequest_t, node);
-        if (request->open_reduce && request->call.tag == tag) return true;
-    }
-    return false;
-}
-
-/* Takes the tag for the request, if the group is large enough and the tag free. */
-static pcclResult_t open_reduce(struct pcclRequest_t *request, const struct pc_reduce_args *args) {
-    pcclComm_t *comm = request->comm;
-    const uint64_t tag = args->descriptor->tag;
-    (void)pthread_mutex_lock(&comm->lock);
-    const bool alone = comm->view.connected && comm->view.group_size < 2 && !comm->settings.observer;
-    const bool taken = tag_is_open(comm, tag);
-    if (!alone && !taken) {
-        request->call.tag = tag;
-        request->open_reduce = true;
-        request->asynchronous = args->asynchronous;
-        comm->reduces_open++;
-    }
-    (void)pthread_mutex_unlock(&comm->lock);
-    if (alone) return pc_fail(args->phase, pcclTooFewPeers, "the group has no other member");
-    if (!taken) return pcclSuccess;
-    return pc_fail(args->phase, pcclInvalidUsage, "an operation with tag %llu is in flight", (unsigned long long)tag);
-}
-
-static void describe(struct pc_call *call, const struct pc_reduce_args *args) {
-    const pcclReduceDescriptor_t *descriptor = args->descriptor;
-    call->send = args->sendbuf;
-    call->recv = args->recvbuf;
-    call->undo = args->sendbuf == args->recvbuf;
-    call->weight = 1;
-    call->timeout_ns = args->timeout_ms * PC_NS_PER_MS;
-    call->shape = (struct pc_op_shape){
-        .count = descriptor->count,
-        .dtype = (uint8_t)descriptor->src_descriptor.datatype,
-        .redop = (uint8_t)descriptor->op,
-    };
-}
-
-pcclResult_t pc_reduce_start(pcclComm_t *comm, const struct pc_reduce_args *args, struct pcclRequest_t **request_out) {
+static pcclResult_t start_reduce(pcclComm_t *comm, const struct reduce_args *args, struct pcclRequest_t **request_out) {
     PC_TRY(pc_comm_check(comm, args->phase));
     PC_REQUIRE(args->phase, args->descriptor);
-    PC_TRY(check_descriptor(args->phase, args->descriptor));
-    PC_TRY(check_buffers(args));
+    PC_TRY(check_quantization(args->phase, args->descriptor));
     PC_TRY(pc_comm_check_connected(comm, args->phase));
-    struct pcclRequest_t *request = pc_request_create(comm, PC_CALL_COLLECTIVE);
-    if (request == NULL) return pc_fail(args->phase, pcclNoMemory, "no memory for a call");
-    describe(&request->call, args);
-    const pcclResult_t code = open_reduce(request, args);
-    if (code != pcclSuccess) {
-        pc_request_drop(request);
-        return code;
-    }
-    *request_out = request;
-    return pcclSuccess;
+    const struct pc_collective_start start = {
+        .args = {.collective = PCCL_COLLECTIVE_ALL_REDUCE,
+                 .sendbuf = args->sendbuf,
+                 .recvbuf = args->recvbuf,
+                 .count = args->descriptor->count,
+                 .datatype = args->descriptor->src_descriptor.datatype,
+                 .op = args->descriptor->op,
+                 .tag = args->descriptor->tag,
+                 .timeout_ms = args->timeout_ms},
+        .phase = args->phase,
+        .asynchronous = args->asynchronous,
+    };
+    return pc_collective_start_call(comm, &start, request_out);
 }
 
 /* One at a time ------------------------------------------------------------------------------------------------- */
@@ -123,20 +61,20 @@ pcclResult_t pc_reduce_start(pcclComm_t *comm, const struct pc_reduce_args *args
 pcclResult_t pcclStartAllReduce(pcclComm_t *comm, const void *sendbuf, void *recvbuf,
                                 const pcclReduceDescriptor_t *descriptor, uint32_t timeout_ms,
                                 pcclRequest_t **request_out) {
-    const struct pc_reduce_args args = {"all_reduce", sendbuf, recvbuf, descriptor, timeout_ms, false};
+    const struct reduce_args args = {"all_reduce", sendbuf, recvbuf, descriptor, timeout_ms, false};
     PC_REQUIRE(args.phase, request_out);
     *request_out = NULL;
-    PC_TRY(pc_reduce_start(comm, &args, request_out));
+    PC_TRY(start_reduce(comm, &args, request_out));
     pc_request_post(*request_out);
     return pcclSuccess;
 }
 
 pcclResult_t pcclAllReduce(const void *sendbuf, void *recvbuf, const pcclReduceDescriptor_t *descriptor,
                            const pcclComm_t *comm, pcclReduceInfo_t *info_out) {
-    const struct pc_reduce_args args = {"all_reduce", sendbuf, recvbuf, descriptor, 0, false};
+    const struct reduce_args args = {"all_reduce", sendbuf, recvbuf, descriptor, 0, false};
     struct pcclRequest_t *request = NULL;
     pcclOutcome_t outcome;
-    PC_TRY(pc_reduce_start(pc_comm_of(comm), &args, &request));
+    PC_TRY(start_reduce(pc_comm_of(comm), &args, &request));
     const pcclResult_t code = pc_request_run(request, &outcome);
     if (info_out != NULL) *info_out = outcome.reduce;
     return code;
@@ -144,11 +82,11 @@ pcclResult_t pcclAllReduce(const void *sendbuf, void *recvbuf, const pcclReduceD
 
 pcclResult_t pcclAllReduceAsync(const void *sendbuf, void *recvbuf, const pcclReduceDescriptor_t *descriptor,
                                 const pcclComm_t *comm, pcclAsyncReduceOp_t *handle_out) {
-    const struct pc_reduce_args args = {"all_reduce_async", sendbuf, recvbuf, descriptor, 0, true};
+    const struct reduce_args args = {"all_reduce_async", sendbuf, recvbuf, descriptor, 0, true};
     struct pcclRequest_t *request = NULL;
     if (!pc_initialized(args.phase)) return pcclNotInitialized;
     PC_REQUIRE(args.phase, handle_out);
-    PC_TRY(pc_reduce_start(pc_comm_of(comm), &args, &request));
+    PC_TRY(start_reduce(pc_comm_of(comm), &args, &request));
     *handle_out = (pcclAsyncReduceOp_t){.comm = pc_comm_of(comm), .tag = descriptor->tag};
     pc_request_post(request);
     return pcclSuccess;
@@ -216,13 +154,13 @@ static void open_window(struct batch *batch) {
         open++;
         if (batch->open[i] != NULL) continue;
         const pcclReduceOpDescriptor_t *descriptor = &batch->descriptors[i];
-        const struct pc_reduce_args args = {
+        const struct reduce_args args = {
             .phase = "all_reduce_multiple_with_retry",
             .sendbuf = descriptor->sendbuf,
             .recvbuf = descriptor->recvbuf,
             .descriptor = &descriptor->descriptor,
         };
-        if (pc_reduce_start(batch->comm, &args, &batch->open[i]) != pcclSuccess) {
+        if (start_reduce(batch->comm, &args, &batch->open[i]) != pcclSuccess) {
             keep_failure(batch);
             return;
         }
@@ -286,9 +224,7 @@ static pcclResult_t run_batch(struct batch *batch) {
 static pcclResult_t check_batch(const struct batch *batch, const char *phase) {
     for (size_t i = 0; i < batch->count; i++) {
         const pcclReduceOpDescriptor_t *at = &batch->descriptors[i];
-        const struct pc_reduce_args args = {phase, at->sendbuf, at->recvbuf, &at->descriptor, 0, false};
-        PC_TRY(check_descriptor(phase, &at->descriptor));
-        PC_TRY(check_buffers(&args));
+        PC_TRY(check_quantization(phase, &at->descriptor));
         for (size_t k = 0; k < i; k++) {
             if (batch->descriptors[k].descriptor.tag != at->descriptor.tag) continue;
             return pc_fail(phase, pcclInvalidArgument, "descriptors %zu and %zu have the same tag", k, i);

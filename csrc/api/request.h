@@ -20,7 +20,7 @@ struct pcclRequest_t {
     uint32_t waiters;
     uint64_t waited_ns; /* when the last wait ended */
     bool posted, done, cancel_queued;
-    bool open_reduce; /* counted in reduces_open */
+    bool open_reduce; /* counted in reduces_open, and its tag is taken */
     bool asynchronous, claimed; /* started by pcclAllReduceAsync; somebody awaits it */
 };
 
@@ -46,17 +46,13 @@ void pc_request_mark_waiting(pcclComm_t *comm, uint64_t now_ns);
 /* On the loop's thread, at its end: whatever the machine still held. */
 void pc_request_complete_all(pcclComm_t *comm, const pc_error *error);
 
-/*
- * All-reduce: checks arguments and tags, then makes a request. asynchronous: it keeps its tag until it is awaited.
- */
-struct pc_reduce_args {
-    const char *phase;
-    const void *sendbuf;
-    void *recvbuf;
-    const pcclReduceDescriptor_t *descriptor;
-    uint32_t timeout_ms;
-    bool asynchronous;
+/* Checks arguments and takes the tag, then makes a request. */
+struct pc_collective_start {
+    pcclCollectiveArgs_t args;
+    const char *phase; /* NULL: the name of the collective */
+    bool asynchronous; /* it keeps its tag until it is awaited */
 };
-pcclResult_t pc_reduce_start(pcclComm_t *comm, const struct pc_reduce_args *args, struct pcclRequest_t **request_out);
+pcclResult_t pc_collective_start_call(pcclComm_t *comm, const struct pc_collective_start *start,
+                                      struct pcclRequest_t **request_out);
 
 #endif

@@ -16,6 +16,7 @@ static const struct {
 
 static const char *const redop_names[PC_REDOP_COUNT] = {
     [pcclSum] = "sum", [pcclAvg] = "avg", [pcclProd] = "prod", [pcclMax] = "max", [pcclMin] = "min",
+    [pcclBand] = "band", [pcclBor] = "bor", [pcclBxor] = "bxor",
 };
 
 bool pc_dtype_valid(uint32_t dtype) {
@@ -24,6 +25,14 @@ bool pc_dtype_valid(uint32_t dtype) {
 
 bool pc_redop_valid(uint32_t redop) {
     return redop < PC_REDOP_COUNT;
+}
+
+bool pc_dtype_is_integer(pcclDataType_t dtype) {
+    return pc_dtype_valid((uint32_t)dtype) && dtype < pcclFloat16;
+}
+
+bool pc_redop_fits(pcclRedOp_t redop, pcclDataType_t dtype) {
+    return pc_redop_valid((uint32_t)redop) && (redop < pcclBand || pc_dtype_is_integer(dtype));
 }
 
 size_t pc_dtype_bytes(pcclDataType_t dtype) {

@@ -5,10 +5,13 @@
 #include "pccl.h"
 
 #define PC_DTYPE_COUNT 12
-#define PC_REDOP_COUNT 5
+#define PC_REDOP_COUNT 8
 
 bool pc_dtype_valid(uint32_t dtype);
 bool pc_redop_valid(uint32_t redop);
+bool pc_dtype_is_integer(pcclDataType_t dtype);
+/* Whether the operator is defined for the type: bitwise ones are for integers. */
+bool pc_redop_fits(pcclRedOp_t redop, pcclDataType_t dtype);
 /* Bytes of one element; 0 for an unknown dtype. */
 size_t pc_dtype_bytes(pcclDataType_t dtype);
 /* "float32", "bfloat16", ...; "sum", "avg", ... Never NULL. */

@@ -59,6 +59,12 @@ typedef double any_f64 ANY;
             return a < b ? b : a;                                                                                      \
         case pcclMin:                                                                                                  \
             return b < a ? b : a;                                                                                      \
+        case pcclBand:                                                                                                 \
+            return (type)(a & b);                                                                                      \
+        case pcclBor:                                                                                                  \
+            return (type)(a | b);                                                                                      \
+        case pcclBxor:                                                                                                 \
+            return (type)(a ^ b);                                                                                      \
         }                                                                                                              \
         return a;                                                                                                      \
     }
@@ -86,6 +92,10 @@ DEFINE_INTEGER(i64, int64_t, uint64_t, int64_t)
             return __builtin_isless(a, b) || __builtin_isunordered(b, b) ? b : a;                                      \
         case pcclMin:                                                                                                  \
             return __builtin_isless(b, a) || __builtin_isunordered(b, b) ? b : a;                                      \
+        case pcclBand:                                                                                                 \
+        case pcclBor:                                                                                                  \
+        case pcclBxor:                                                                                                 \
+            break; /* pc_redop_fits: for integers */                                                                   \
         }                                                                                                              \
         return a;                                                                                                      \
     }
@@ -168,6 +178,15 @@ struct reduction {
             break;                                                                                                     \
         case pcclMin:                                                                                                  \
             reduce_##name(pcclMin, out, acc, own, count, 1);                                                           \
+            break;                                                                                                     \
+        case pcclBand:                                                                                                 \
+            reduce_##name(pcclBand, out, acc, own, count, 1);                                                          \
+            break;                                                                                                     \
+        case pcclBor:                                                                                                  \
+            reduce_##name(pcclBor, out, acc, own, count, 1);                                                           \
+            break;                                                                                                     \
+        case pcclBxor:                                                                                                 \
+            reduce_##name(pcclBxor, out, acc, own, count, 1);                                                          \
             break;                                                                                                     \
         }                                                                                                              \
     } while (0)

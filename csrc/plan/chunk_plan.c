@@ -41,7 +41,7 @@ static uint32_t ring_position(const struct pc_plan_request *request, uint32_t ra
 }
 
 static uint64_t block_elems(const struct pc_plan_request *request, uint32_t rank) {
-    return request->counts == NULL ? request->shape->count : request->counts[rank];
+    return request->counts == NULL ? request->count : request->counts[rank];
 }
 
 static uint64_t block_first(const uint64_t *counts, uint64_t count, uint32_t rank) {
@@ -219,7 +219,7 @@ static void blocks(struct builder *b, bool up) {
     const bool direct = request->shape->algorithm == PC_ALGORITHM_DIRECT;
     for (uint32_t owner = 0; owner < n; owner++) {
         struct pc_chunk *chunk = add_chunk(b, owner, block_elems(request, owner), PIECES_RING);
-        const uint64_t first = block_first(request->counts, request->shape->count, owner);
+        const uint64_t first = block_first(request->counts, request->count, owner);
         const uint32_t position = ring_position(request, owner);
         if (up) {
             chunk->own_elem = first;
@@ -258,7 +258,7 @@ static void gather(struct builder *b) {
     for (uint32_t source = 0; source < b->plan->n; source++) {
         if (source != rank && root != rank) continue;
         pair(b, source, root, block_elems(request, source), 0,
-             block_first(request->counts, request->shape->count, source));
+             block_first(request->counts, request->count, source));
     }
 }
 
@@ -268,14 +268,14 @@ static void scatter(struct builder *b) {
     for (uint32_t target = 0; target < b->plan->n; target++) {
         if (target != rank && root != rank) continue;
         pair(b, root, target, block_elems(request, target),
-             block_first(request->counts, request->shape->count, target), 0);
+             block_first(request->counts, request->count, target), 0);
     }
 }
 
 static void all_to_all(struct builder *b) {
     const struct pc_plan_request *request = b->request;
     const uint32_t n = b->plan->n, rank = b->plan->rank;
-    const uint64_t count = request->shape->count;
+    const uint64_t count = request->count;
     for (uint32_t i = 0; i < n; i++) {
         const uint64_t in_elems = request->recv_counts == NULL ? count : request->recv_counts[i];
         pair(b, i, rank, in_elems, block_first(request->counts, count, i),
@@ -297,8 +297,9 @@ static bool sensible(const struct pc_plan_request *request) {
     if (request->n < 1 || request->n > PC_RANKS_MAX || request->rank >= request->n || shape->root >= request->n) return false;
     if (shape->collective >= PC_COLLECTIVE_COUNT || shape->algorithm >= PC_ALGORITHM_COUNT) return false;
     if (!pc_dtype_valid(shape->dtype) || !pc_redop_valid(shape->redop)) return false;
+    if (!pc_redop_fits((pcclRedOp_t)shape->redop, (pcclDataType_t)shape->dtype)) return false;
     /* Whatever sizes and places are computed from it fits into 64 bits. */
-    if (shape->count > UINT64_MAX / 16 / request->n) return false;
+    if (pc_max_u64(shape->count, request->count) > UINT64_MAX / 16 / request->n) return false;
     uint64_t total = 0;
     for (uint32_t i = 0; i < request->n; i++) {
         if (request->counts != NULL) total += pc_min_u64(request->counts[i], UINT64_MAX / 16 / PC_RANKS_MAX);
@@ -343,7 +344,7 @@ pc_status pc_chunk_plan_init(struct pc_chunk_plan *plan, const struct pc_plan_re
     case PC_GATHER: gather(b); break;
     case PC_SCATTER: scatter(b); break;
     case PC_ALL_TO_ALL: all_to_all(b); break;
-    case PC_SEND_RECV: pair(b, request->source, request->target, request->shape->count, 0, 0); break;
+    case PC_SEND_RECV: pair(b, request->source, request->target, request->count, 0, 0); break;
     case PC_COLLECTIVE_COUNT: return pcclInvalidArgument;
     }
     prove(plan);

@@ -49,9 +49,10 @@ struct pc_plan_request {
     uint32_t n, rank;
     const uint32_t *ring; /* ranks in ring order */
     /*
-     * Elements of the block of each rank where blocks differ, or NULL: they are shape->count each. For an all-to-all,
-     * counts is what goes to each rank and recv_counts what comes from there.
+     * Elements of a block, or of each rank's block where they differ (else NULL). For an all-to-all, counts is what goes
+     * to each rank and recv_counts what comes from there. Not read for what has no blocks: shape->count tells.
      */
+    uint64_t count;
     const uint64_t *counts, *recv_counts;
     uint32_t source, target; /* of PC_SEND_RECV */
 };

@@ -34,9 +34,13 @@ struct pc_call {
     void *recv;
     bool undo; /* results overwrite inputs, which an abort must bring back */
     uint64_t tag, weight;
+    double scale; /* of the own contribution */
+    uint64_t group_epoch; /* not 0: that in which the caller sized its buffers and counted ranks */
     struct pc_op_shape shape; /* algorithm PC_ALGORITHM_AUTO: chosen when the operation starts */
-    const uint64_t *counts, *recv_counts; /* see pc_plan_request */
+    uint64_t count; /* see pc_plan_request */
+    const uint64_t *counts, *recv_counts;
     uint32_t source, target; /* of PC_SEND_RECV; source PC_RANK_NONE: whoever sends first */
+    uint8_t barrier; /* the payload of a barrier */
 
     /* PC_CALL_END_STEP: nothing has failed here, as far as the caller knows */
     bool vote;

@@ -158,6 +158,7 @@ pc_status pc_collective_init(struct pc_collective *c, const struct pc_collective
         .reduces = pc_collective_reduces(shape->collective),
         .undo = config->undo,
         .weight = config->weight,
+        .scale = config->scale,
         .send = config->send,
         .recv = config->recv,
         .pool = config->pool,
@@ -257,15 +258,15 @@ static pc_status emit_final(struct pc_collective *c, const struct pc_chunk *chun
 
 /* Combining ----------------------------------------------------------------------------------------------------- */
 
-/* The own contribution. With a weight of its own it is multiplied first, in the accumulator's type. */
+/* The own contribution; a scaled one is staged. */
 static pc_status own_value(struct pc_collective *c, const struct pc_chunk *chunk, struct pc_range range,
                            struct value *value) {
     *value = (struct value){own_place(c, chunk, range), NULL, !widened(c), c->weight};
-    if (c->weight <= 1) return pcclSuccess;
+    if (c->weight == 0 || c->scale == 1.0) return pcclSuccess;
     struct pc_segment *segment = take(c, c->plan.rank, range.elems);
     if (segment == NULL) return pcclNoMemory;
     pc_reduce_widen(c->dtype, segment->data, value->data, range.elems);
-    pc_reduce_scale(pc_dtype_accumulator(c->dtype), segment->data, range.elems, (double)c->weight);
+    pc_reduce_scale(pc_dtype_accumulator(c->dtype), segment->data, range.elems, c->scale);
     *value = (struct value){segment->data, segment, true, c->weight};
     return pcclSuccess;
 }

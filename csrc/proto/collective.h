@@ -51,6 +51,7 @@ struct pc_collective {
     pcclRedOp_t redop;
     bool reduces, undo;
     uint64_t weight;
+    double scale;
     const uint8_t *send;
     uint8_t *recv;
     struct pc_pool *pool;
@@ -72,6 +73,7 @@ struct pc_collective_config {
     void *recv;
     bool undo; /* results overwrite inputs, which an abort must bring back */
     uint64_t weight; /* of the own contribution; 0: it is never read */
+    double scale; /* it is multiplied by this first, in the accumulator's type */
     struct pc_pool *pool;
     struct pc_collective_user user;
 };

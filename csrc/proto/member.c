@@ -14,9 +14,10 @@ static struct pc_member *member_of(struct pc_machine *machine) {
     return (struct pc_member *)(void *)machine; /* its first member */
 }
 
-static void finish(struct pc_member *member) {
+static void finish(struct pc_member *member, uint64_t now_ns) {
     const struct pc_member_group *group = &member->group;
     if (group->step_poison.code != pcclSuccess) pc_member_poison_step(member, &group->step_poison);
+    if (!pc_list_empty(&member->parked)) pc_member_match_parked(member, now_ns);
     pc_member_flush_done(member);
     pc_arena_reset(&member->arena);
     if (member->control != NULL) pc_stream_wake(member->control, &member->machine.actions);
@@ -162,7 +163,7 @@ static void op_opened(struct pc_machine *machine, struct pc_stream *stream, bool
     } else {
         pc_member_stripe_opened(member, stream, loopback, now_ns);
     }
-    finish(member);
+    finish(member, now_ns);
 }
 
 static void op_closed(struct pc_machine *machine, struct pc_stream *stream, int sys_errno, uint64_t now_ns) {
@@ -185,7 +186,7 @@ static void op_closed(struct pc_machine *machine, struct pc_stream *stream, int 
     }
     if (control) pc_error_hint(&error, "check that the master runs and is reachable; connect again to join as a newcomer");
     pc_member_break(member, stream, &error, now_ns);
-    finish(member);
+    finish(member, now_ns);
 }
 
 static void op_received(struct pc_machine *machine, struct pc_stream *stream, size_t len_bytes, uint64_t now_ns) {
@@ -193,12 +194,12 @@ static void op_received(struct pc_machine *machine, struct pc_stream *stream, si
     if (stream->closing) return;
     const pc_status status = pc_stream_received(stream, len_bytes, now_ns);
     if (status != pcclSuccess && !stream->closing) pc_member_break(member, stream, &stream->error, now_ns);
-    finish(member);
+    finish(member, now_ns);
 }
 
 static void op_sent(struct pc_machine *machine, struct pc_stream *stream, size_t len_bytes, uint64_t now_ns) {
     pc_stream_sent(stream, len_bytes, now_ns);
-    finish(member_of(machine));
+    finish(member_of(machine), now_ns);
 }
 
 static uint64_t op_deadline(const struct pc_machine *machine) {
@@ -264,7 +265,7 @@ static void op_tick(struct pc_machine *machine, uint64_t now_ns) {
         if (now_ns >= member->stall_ns) pc_member_report_stalls(member, now_ns);
     }
     tick_calls(member, now_ns);
-    finish(member);
+    finish(member, now_ns);
     member->tick_ns = next_tick(member, now_ns);
 }
 
@@ -298,6 +299,7 @@ struct pc_member *pc_member_create(const struct pc_member_config *config, uint64
     pc_list_init(&member->links);
     pc_list_init(&member->calls);
     pc_list_init(&member->queued);
+    pc_list_init(&member->parked);
     pc_list_init(&member->spare_ops);
     pc_list_init(&member->sync.staged);
     for (int i = 0; i < PC_TAG_BUCKETS; i++) pc_list_init(&member->group.tags[i]);
@@ -440,7 +442,7 @@ void pc_member_post(struct pc_member *member, struct pc_call *call, uint64_t now
     } else {
         post_joint(member, call);
     }
-    finish(member);
+    finish(member, now_ns);
     member->tick_ns = pc_min_u64(member->tick_ns, next_tick(member, now_ns));
 }
 
@@ -460,7 +462,7 @@ void pc_member_cancel(struct pc_member *member, struct pc_call *call, uint64_t n
         call->outcome.error = error;
         pc_member_tell_master(member, PC_MSG_CALL_CANCEL, &(struct pc_msg_call_cancel){call->serial});
     }
-    finish(member);
+    finish(member, now_ns);
 }
 
 void pc_member_abort(struct pc_member *member, pc_status code, const char *why, uint64_t now_ns) {
@@ -471,7 +473,7 @@ void pc_member_abort(struct pc_member *member, pc_status code, const char *why, 
         pc_member_tell_master(member, PC_MSG_GOODBYE, &(struct pc_msg_goodbye){pc_text_of(why)});
     }
     pc_member_lose(member, &error, true);
-    finish(member);
+    finish(member, now_ns);
 }
 
 /* Views --------------------------------------------------------------------------------------------------------- */
@@ -482,6 +484,7 @@ void pc_member_view(const struct pc_member *member, struct pc_member_view *view)
         .id = member->id,
         .epoch = member->epoch.number,
         .incarnation = member->epoch.incarnation,
+        .group_epoch = member->group.epoch,
         .members = member->epoch.members,
         .member_count = (uint32_t)member->epoch.member_count,
     };

@@ -43,6 +43,7 @@ void pc_member_abort(struct pc_member *member, pc_status code, const char *why, 
 struct pc_member_view {
     bool connected; /* member of an epoch */
     uint64_t id, epoch, incarnation;
+    uint64_t group_epoch; /* in which this peer's group last changed */
     const struct pc_member_record *members;
     uint32_t member_count;
 };

@@ -269,12 +269,13 @@ pc_status pc_op_start(struct pc_op *op, uint64_t now_ns) {
     struct pc_call *call = op->call;
     const struct pc_collective_config config = {
         .request = {.shape = &call->shape, .n = (uint32_t)member->group.n, .rank = member->group.rank,
-                    .ring = member->group.ring, .counts = call->counts, .recv_counts = call->recv_counts,
+                    .ring = member->group.ring, .count = call->count, .counts = call->counts, .recv_counts = call->recv_counts,
                     .source = call->source, .target = call->target},
         .send = call->send,
         .recv = call->recv,
         .undo = call->undo && call->shape.consistency == PC_STRICT,
         .weight = call->weight,
+        .scale = call->scale,
         .pool = &member->pool,
         .user = {emit, consumed, op},
     };

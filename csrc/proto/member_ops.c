@@ -95,6 +95,7 @@ static void complete_op(struct pc_op *op, const pc_error *error) {
         member->stats.last_committed_us = (op->progress_ns - call->posted_ns) / 1000;
     }
     call->outcome.reduce = (pcclReduceInfo_t){collective->plan.n, collective->tx_bytes, collective->rx_bytes};
+    call->outcome.source = call->source;
     member->posted_count--;
     if (error != NULL) {
         pc_error record = *error;
@@ -176,6 +177,10 @@ static pc_status refuse_shape(const struct pc_member *member, const struct pc_ca
                                        : "there is no other peer in this group to work with";
         return pcclTooFewPeers;
     }
+    if (call->group_epoch != 0 && call->group_epoch != group->epoch) {
+        *why = "the group has changed since its ranks and its size were read";
+        return pcclRankConnectionLost;
+    }
     if (call->shape.root >= group->n || (one_way && (call->source >= group->n || call->target >= group->n))) {
         *why = "there is no peer of this rank in the group";
         return pcclInvalidArgument;
@@ -235,6 +240,39 @@ static struct pc_op *new_op(struct pc_member *member, struct pc_call *call) {
     return op;
 }
 
+/* Receives from anybody ----------------------------------------------------------------------------------------- */
+
+static bool from_anybody(const struct pc_call *call) {
+    return call->shape.collective == PC_SEND_RECV && call->source == PC_RANK_NONE;
+}
+
+struct source_search {
+    const struct pc_call *call;
+    uint32_t rank;
+};
+
+static void consider_source(struct pc_op *op, void *context) {
+    struct source_search *search = context;
+    const struct pc_member *member = op->member;
+    const bool fits = op->phase == PC_OP_HELD && op->key.channel != 0 && op->key.tag == search->call->tag &&
+                      op->key.epoch == member->group.epoch && op->key.seq == op->tag->next_seq &&
+                      pc_channel_target(op->key.channel) == member->id;
+    if (!fits || search->rank != PC_RANK_NONE) return;
+    for (uint32_t rank = 0; rank < member->group.n; rank++) {
+        if (member->group.ids[rank] == pc_channel_source(op->key.channel)) search->rank = rank;
+    }
+}
+
+/* Somebody has sent already: call becomes a receive from there. */
+static bool find_source(struct pc_member *member, struct pc_call *call) {
+    if (member->group.n < 2 || member->group.rank == PC_RANK_NONE) return true; /* refused for that */
+    struct source_search search = {call, PC_RANK_NONE};
+    pc_op_each(member, consider_source, &search);
+    if (search.rank == PC_RANK_NONE) return false;
+    call->source = search.rank;
+    return true;
+}
+
 /* From what all members know alike: the descriptor and the epoch. */
 static void choose_algorithm(const struct pc_member_group *group, struct pc_op_shape *shape) {
     if (group->ring_only && pc_algorithm_fits(shape, PC_ALGORITHM_RING)) {
@@ -245,6 +283,12 @@ static void choose_algorithm(const struct pc_member_group *group, struct pc_op_s
 }
 
 static void start_call(struct pc_member *member, struct pc_call *call, uint64_t now_ns) {
+    if (from_anybody(call) && !find_source(member, call)) {
+        member->posted_count++;
+        member->ops_due_ns = pc_min_u64(member->ops_due_ns, call->deadline_ns);
+        pc_list_append(&member->parked, &call->node);
+        return;
+    }
     const char *why = "";
     pc_status refusal = refuse_shape(member, call, &why);
     if (refusal == pcclSuccess) {
@@ -297,6 +341,29 @@ void pc_member_start_queued(struct pc_member *member, uint64_t now_ns) {
     }
 }
 
+void pc_member_match_parked(struct pc_member *member, uint64_t now_ns) {
+    for (struct pc_list *node = member->parked.next, *next; node != &member->parked; node = next) {
+        next = node->next;
+        struct pc_call *call = PC_LIST_ENTRY(node, struct pc_call, node);
+        if (member->frozen || !find_source(member, call)) continue;
+        pc_list_remove(node);
+        member->posted_count--;
+        start_call(member, call, now_ns);
+    }
+}
+
+void pc_member_end_parked(struct pc_member *member, enum pc_parked which, const struct pc_call *call,
+                          const pc_error *error) {
+    for (struct pc_list *node = member->parked.next, *next; node != &member->parked; node = next) {
+        next = node->next;
+        struct pc_call *parked = PC_LIST_ENTRY(node, struct pc_call, node);
+        if (which == PC_PARKED_ONE && parked != call) continue;
+        if (which == PC_PARKED_STEP && parked->shape.consistency != PC_STEP) continue;
+        member->posted_count--;
+        pc_member_complete(member, parked, error);
+    }
+}
+
 /* Steps --------------------------------------------------------------------------------------------------------- */
 
 static void end_in_step(struct pc_op *op, void *context) {
@@ -305,7 +372,9 @@ static void end_in_step(struct pc_op *op, void *context) {
 
 void pc_member_poison_step(struct pc_member *member, const pc_error *error) {
     if (member->group.step_poison.code == pcclSuccess) member->group.step_poison = *error;
-    if (member->posted_count > 0) pc_op_each(member, end_in_step, &member->group.step_poison);
+    if (member->posted_count == 0) return;
+    pc_op_each(member, end_in_step, &member->group.step_poison);
+    pc_member_end_parked(member, PC_PARKED_STEP, NULL, &member->group.step_poison);
 }
 
 void pc_member_end_step(struct pc_member *member) {
@@ -384,6 +453,7 @@ static void free_idle_tags(struct pc_member *member, bool all) {
 void pc_member_ops_lose(struct pc_member *member, const pc_error *error) {
     pc_error copy = *error;
     pc_op_each(member, lose_op, &copy);
+    pc_member_end_parked(member, PC_PARKED_ALL, NULL, error);
     free_idle_tags(member, true);
     pc_member_end_step(member);
     member->done_count = 0;
@@ -408,6 +478,8 @@ static void flip_op(struct pc_op *op, void *context) {
 void pc_member_ops_flip(struct pc_member *member, uint64_t now_ns) {
     (void)now_ns;
     pc_op_each(member, flip_op, member);
+    const pc_error error = {.code = pcclRankConnectionLost, .message = "the group changed under the operation"};
+    pc_member_end_parked(member, PC_PARKED_ALL, NULL, &error);
     free_idle_tags(member, false);
 }
 

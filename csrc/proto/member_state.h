@@ -110,6 +110,7 @@ struct pc_member {
 
     struct pc_list calls; /* joint calls and CONNECT */
     struct pc_list queued; /* operations that wait until nothing is frozen */
+    struct pc_list parked; /* receives from whoever sends first */
     uint64_t next_serial;
     uint32_t op_count, posted_count;
     uint64_t ops_due_ns; /* no time limit of an operation passes before */
@@ -161,6 +162,12 @@ uint64_t pc_member_links_deadline(const struct pc_member *member);
 /* member_ops.c -------------------------------------------------------------------------------------------------- */
 void pc_member_post_collective(struct pc_member *member, struct pc_call *call, uint64_t now_ns);
 void pc_member_start_queued(struct pc_member *member, uint64_t now_ns);
+/* Starts receives for which somebody has sent. */
+void pc_member_match_parked(struct pc_member *member, uint64_t now_ns);
+/* Ends parked receives: call, or all of them, or all of a step. */
+enum pc_parked { PC_PARKED_ONE, PC_PARKED_ALL, PC_PARKED_STEP };
+void pc_member_end_parked(struct pc_member *member, enum pc_parked which, const struct pc_call *call,
+                          const pc_error *error);
 /* Verdicts of the master. error says why, for aborts; in_step: they poison the step. */
 void pc_member_verdict(struct pc_member *member, const struct pc_verdict *verdict, const pc_error *error, bool in_step,
                        uint64_t now_ns);

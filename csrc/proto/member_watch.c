@@ -107,6 +107,19 @@ void pc_member_ops_tick(struct pc_member *member, uint64_t now_ns) {
     if (member->ops_due_ns > now_ns) return;
     member->ops_due_ns = UINT64_MAX;
     pc_op_each(member, tick_op, &now_ns);
+    for (struct pc_list *node = member->parked.next, *next; node != &member->parked; node = next) {
+        next = node->next;
+        const struct pc_call *call = PC_LIST_ENTRY(node, struct pc_call, node);
+        if (call->deadline_ns > now_ns) {
+            member->ops_due_ns = pc_min_u64(member->ops_due_ns, call->deadline_ns);
+            continue;
+        }
+        pc_error error = {.tag = call->tag};
+        pc_error_set(&error, pcclTimeout, "nobody has sent anything with tag %llu to peer %llu within %llu ms",
+                     (unsigned long long)call->tag, (unsigned long long)member->id,
+                     (unsigned long long)((now_ns - call->posted_ns) / PC_NS_PER_MS));
+        pc_member_end_parked(member, PC_PARKED_ONE, call, &error);
+    }
 }
 
 struct cancel_search {
@@ -124,6 +137,7 @@ void pc_member_cancel_collective(struct pc_member *member, struct pc_call *call,
     pc_error_set(&search.error, code, "%s with tag %llu was %s at peer %llu",
                  pc_collective_name(call->shape.collective), (unsigned long long)call->tag, why,
                  (unsigned long long)member->id);
+    pc_member_end_parked(member, PC_PARKED_ONE, call, &search.error);
     if (pc_list_linked(&call->node)) { /* queued: no other peer knows of it */
         pc_member_complete(member, call, &search.error);
         return;

@@ -181,6 +181,7 @@ static void post_reduction(struct pc_workload *workload, struct program *program
     reduction->call.recv = reduction->in_place ? reduction->send : reduction->recv;
     reduction->call.undo = reduction->in_place;
     reduction->call.weight = 1;
+    reduction->call.scale = 1.0;
     reduction->done = false;
     post(workload, program, &reduction->call);
 }

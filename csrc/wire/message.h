@@ -110,7 +110,7 @@ enum pc_consistency { PC_STRICT = 0, PC_STEP = 1 };
 
 /* What all participants must agree on. */
 struct pc_op_shape {
-    uint64_t count; /* elements of the buffer, or of each block (all_gather, reduce_scatter, gather, scatter, all_to_all) */
+    uint64_t count; /* elements of the buffer, or of an average block; 0 where only two members know how many */
     uint64_t layout; /* digest of the block sizes where they differ and all know them; else 0 */
     uint32_t root; /* rank; 0 where there is none */
     uint8_t collective, dtype, redop, consistency, algorithm, codec;
