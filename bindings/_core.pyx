@@ -332,6 +332,11 @@ cdef class Request:
         return self.outcome.sync.tx_bytes, self.outcome.sync.rx_bytes, self.outcome.revision
 
     @property
+    def source(self):
+        """Rank that a receive got its elements from."""
+        return self.outcome.source
+
+    @property
     def pending(self):
         return bool(self.outcome.pending)
 
@@ -519,6 +524,57 @@ cdef class Comm:
         self.users += 1
         with nogil:
             code = pcclStartAllReduce(self.ptr, send.data, recv.data, &descriptor, timeout_ms, &ptr)
+        return self.started(request, ptr, code)
+
+    def start_collective(self, int collective, Buffer send, Buffer recv, size_t count, int datatype, int op,
+                         uint32_t root, uint64_t tag, counts, recv_counts, weight, double scale, int algorithm,
+                         uint32_t timeout_ms):
+        """``counts`` and ``recv_counts``: array('Q') or None. ``weight``: None for none."""
+        cdef Request request = self.prepare("collective")
+        cdef pcclCollectiveArgs_t args
+        cdef uint64_t[::1] counts_view
+        memset(&args, 0, sizeof(args))
+        args.collective = <pcclCollective_t>collective
+        if send is not None:
+            args.sendbuf = send.data
+        if recv is not None:
+            args.recvbuf = recv.data
+        args.count = count
+        args.datatype = <pcclDataType_t>datatype
+        args.op = <pcclRedOp_t>op
+        args.root = root
+        args.tag = tag
+        if counts is not None and len(counts) > 0:
+            counts_view = counts
+            args.counts = &counts_view[0]
+        if recv_counts is not None and len(recv_counts) > 0:
+            counts_view = recv_counts
+            args.recv_counts = &counts_view[0]
+        args.weighted = weight is not None
+        if weight is not None:
+            args.weight = weight
+        args.scale = scale
+        args.algorithm = <pcclAlgorithm_t>algorithm
+        args.timeout_ms = timeout_ms
+        request.buffers = (send, recv, counts, recv_counts)
+        cdef pcclRequest_t *ptr = NULL
+        cdef pcclResult_t code
+        self.users += 1
+        with nogil:
+            code = pcclStartCollective(self.ptr, &args, &ptr)
+        return self.started(request, ptr, code)
+
+    def begin_step(self):
+        self.ensure_alive("begin_step")
+        _check_call(pcclBeginStep(self.ptr), "begin_step")
+
+    def start_end_step(self, bint commit):
+        cdef Request request = self.prepare("end_step")
+        cdef pcclRequest_t *ptr = NULL
+        cdef pcclResult_t code
+        self.users += 1
+        with nogil:
+            code = pcclStartEndStep(self.ptr, commit, &ptr)
         return self.started(request, ptr, code)
 
     def start_sync_shared_state(self, uint64_t revision, list tensors not None, int strategy):

@@ -109,7 +109,31 @@ cdef extern from "pccl.h" nogil:
         pcclSharedStateSyncInfo_t sync
         uint64_t revision
         c_bool pending
+        uint32_t source
         pcclErrorRecord_t error
+
+    ctypedef enum pcclCollective_t:
+        pass
+
+    ctypedef enum pcclAlgorithm_t:
+        pass
+
+    ctypedef struct pcclCollectiveArgs_t:
+        pcclCollective_t collective
+        const void *sendbuf
+        void *recvbuf
+        size_t count
+        pcclDataType_t datatype
+        pcclRedOp_t op
+        uint32_t root
+        uint64_t tag
+        const uint64_t *counts
+        const uint64_t *recv_counts
+        c_bool weighted
+        uint64_t weight
+        double scale
+        pcclAlgorithm_t algorithm
+        uint32_t timeout_ms
 
     ctypedef struct pcclCommOptions_t:
         const char *master
@@ -201,6 +225,9 @@ cdef extern from "pccl.h" nogil:
     pcclResult_t pcclStartAllReduce(pcclComm_t *comm, const void *sendbuf, void *recvbuf,
                                     const pcclReduceDescriptor_t *descriptor, uint32_t timeout_ms,
                                     pcclRequest_t **request_out)
+    pcclResult_t pcclStartCollective(pcclComm_t *comm, const pcclCollectiveArgs_t *args, pcclRequest_t **request_out)
+    pcclResult_t pcclBeginStep(pcclComm_t *comm)
+    pcclResult_t pcclStartEndStep(pcclComm_t *comm, c_bool commit, pcclRequest_t **request_out)
     pcclResult_t pcclStartSynchronizeSharedState(pcclComm_t *comm, const pcclSharedState_t *shared_state,
                                                  pcclSharedStateSyncStrategy_t strategy,
                                                  pcclRequest_t **request_out)

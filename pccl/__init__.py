@@ -5,7 +5,8 @@ and needs NumPy only.
 """
 
 from pccl import cuda
-from pccl.communicator import AsyncReduceHandle, Communicator, ReduceOpDescriptor
+from pccl.collectives import Step
+from pccl.communicator import Communicator, ReduceOpDescriptor
 from pccl.errors import (
     DeadlockError,
     ErrorRecord,
@@ -29,15 +30,18 @@ from pccl.errors import (
     RankConnectionFailedError,
     RankConnectionLostError,
     RefusedError,
+    StepAbortedError,
     SystemCallError,
     TooFewPeersError,
     TopologyError,
     UnusableBufferError,
 )
+from pccl.handle import AsyncReduceHandle, CollectiveHandle
 from pccl.master_node import MasterNode
 from pccl.paths import get_include, get_library_dir
 from pccl.state import SharedState, TensorInfo
 from pccl.types import (
+    Algorithm,
     Attribute,
     DataType,
     DeviceType,
@@ -55,8 +59,10 @@ from pccl.types import (
 )
 
 __all__ = [
+    "Algorithm",
     "AsyncReduceHandle",
     "Attribute",
+    "CollectiveHandle",
     "Communicator",
     "DataType",
     "DeadlockError",
@@ -96,6 +102,8 @@ __all__ = [
     "SharedState",
     "SharedStateSyncInfo",
     "SharedStateSyncStrategy",
+    "Step",
+    "StepAbortedError",
     "SystemCallError",
     "TensorInfo",
     "TooFewPeersError",

@@ -1,3 +1,4 @@
+from array import array
 from typing import Any
 
 class Buffer:
@@ -21,6 +22,8 @@ class Request:
     def reduce_info(self) -> tuple[int, int, int]: ...
     @property
     def sync_info(self) -> tuple[int, int, int]: ...
+    @property
+    def source(self) -> int: ...
     @property
     def pending(self) -> bool: ...
     def wait(self, timeout: float | None = None) -> bool: ...
@@ -66,6 +69,25 @@ class Comm:
         algorithm: int,
         timeout_ms: int,
     ) -> Request: ...
+    def start_collective(
+        self,
+        collective: int,
+        send: Buffer | None,
+        recv: Buffer | None,
+        count: int,
+        datatype: int,
+        op: int,
+        root: int,
+        tag: int,
+        counts: array[int] | None,
+        recv_counts: array[int] | None,
+        weight: int | None,
+        scale: float,
+        algorithm: int,
+        timeout_ms: int,
+    ) -> Request: ...
+    def begin_step(self) -> None: ...
+    def start_end_step(self, commit: bool) -> Request: ...
     def start_sync_shared_state(
         self, revision: int, tensors: list[tuple[str, Buffer, int, int, bool]], strategy: int
     ) -> Request: ...

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pccl import _core
+from pccl.collectives import Collectives, plain_tensors, reduce_op
 from pccl.config import milliseconds, parse_address, startup
 from pccl.errors import PCCLError, invalid_argument
+from pccl.handle import AsyncReduceHandle
 from pccl.operand import Operand, pair
 from pccl.state import SharedState
 from pccl.types import (
+    Algorithm,
     Attribute,
+    Collective,
     DistributionHint,
     Member,
     QuantizationAlgorithm,
@@ -29,9 +31,6 @@ from pccl.types import (
     SharedStateSyncInfo,
     SharedStateSyncStrategy,
 )
-
-if TYPE_CHECKING:
-    import asyncio
 
 _RECONNECT_PAUSE_S = 1.0
 _OP_TIMEOUT_S = 1800.0
@@ -58,64 +57,7 @@ class ReduceOpDescriptor:
         return cls(send, recv, descriptor)
 
 
-class AsyncReduceHandle:
-    """An all-reduce in flight. The operation keeps its buffers alive; dropping the handle does not end it."""
-
-    def __init__(self, request: _core.Request) -> None:
-        self._request = request
-
-    def wait(self, timeout: float | None = None) -> tuple[bool, int, ReduceInfo]:
-        """(is_success, status, info), again and again. Raises InProgressError when ``timeout`` seconds passed first;
-        the operation goes on."""
-        if not self._request.wait(timeout):
-            self._request.check()
-        code = self._request.code
-        return code == Result.SUCCESS, code, ReduceInfo(*self._request.reduce_info)
-
-    def result(self, timeout: float | None = None) -> ReduceInfo:
-        """Like ``wait``, but raises what the operation failed with."""
-        info = self.wait(timeout)[2]
-        self._request.check()
-        return info
-
-    def done(self) -> bool:
-        return self._request.done()
-
-    def cancel(self) -> None:
-        """Ends the operation, here and at the other peers; returns when nobody touches the buffers any more."""
-        self._request.close()
-
-    def __await__(self) -> Generator[Any, None, ReduceInfo]:
-        if not self._request.done():
-            yield from self._wait_in_thread()
-        self._request.check()
-        return ReduceInfo(*self._request.reduce_info)
-
-    def _wait_in_thread(self) -> Generator[Any, None, None]:
-        """One thread per pending await: the loop's own executor is small and belongs to the program."""
-        import asyncio
-
-        loop = asyncio.get_running_loop()
-        ended: asyncio.Future[None] = loop.create_future()
-        threading.Thread(target=self._wait_then_notify, args=(loop, ended), daemon=True).start()
-        try:
-            yield from ended
-        except asyncio.CancelledError:
-            self._request.close()
-            raise
-
-    def _wait_then_notify(self, loop: asyncio.AbstractEventLoop, ended: asyncio.Future[None]) -> None:
-        self._request.wait()
-
-        def notify() -> None:
-            if not ended.done():
-                ended.set_result(None)
-
-        with contextlib.suppress(RuntimeError):  # the loop may have been closed meanwhile
-            loop.call_soon_threadsafe(notify)
-
-
-class Communicator:
+class Communicator(Collectives):
     """A peer of the run that ``address`` ("host:port", "1.2.3.4:port", "[::1]:port") is the master of.
 
     Times are seconds. What is None comes from the environment (`pccl env`), else from the default. As a context manager
@@ -235,11 +177,19 @@ class Communicator:
         tag: int = 0,
         operand_descriptor: ReduceOperandDescriptor | None = None,
         quantization_options: QuantizationOptions | None = None,
+        weight: int | None = None,
+        scale: float | None = None,
+        algorithm: Algorithm | str | None = None,
         op_timeout: float | None = None,
         retry: bool = False,
     ) -> ReduceInfo:
         """Reduce over the group. Without ``recv`` in place. With ``retry``, an operation that lost a peer is done again
-        with the survivors, as long as there are two and within the operation's time limit."""
+        with the survivors, as long as there are two and within the operation's time limit.
+
+        ``weight``: AVG gives sum(weight * x) / sum(weight); 0 leaves this peer's contribution out, for every ``op``,
+        and its content is never read. ``scale``: SUM adds scale * x. Both are for floating-point types, except for the
+        weights 0 and 1.
+        """
         deadline = time.monotonic() + (op_timeout if op_timeout is not None else self._op_timeout_s)
         while True:
             handle = self.all_reduce_async(
@@ -249,10 +199,14 @@ class Communicator:
                 tag=tag,
                 operand_descriptor=operand_descriptor,
                 quantization_options=quantization_options,
+                weight=weight,
+                scale=scale,
+                algorithm=algorithm,
                 op_timeout=op_timeout,
             )
             try:
-                return handle.result()
+                info: ReduceInfo = handle.result()
+                return info
             except ConnectionError as error:
                 retryable = isinstance(error, PCCLError) and error.result in _RETRYABLE
                 if not retry or not retryable or time.monotonic() >= deadline:
@@ -267,13 +221,25 @@ class Communicator:
         tag: int = 0,
         operand_descriptor: ReduceOperandDescriptor | None = None,
         quantization_options: QuantizationOptions | None = None,
+        weight: int | None = None,
+        scale: float | None = None,
+        algorithm: Algorithm | str | None = None,
         op_timeout: float | None = None,
     ) -> AsyncReduceHandle:
         """Start an all-reduce; operations in flight are told apart by their tags."""
         datatype = operand_descriptor.datatype if operand_descriptor is not None else None
         hint = operand_descriptor.distribution_hint if operand_descriptor is not None else DistributionHint.NONE
+        send, recv, plain = plain_tensors(send, recv, reduce_op(op), "all_reduce")
         source, out = pair(send, recv, "all_reduce", None, datatype)
-        return self._start(source, out, _reduce_op(op), tag, hint, quantization_options, op_timeout)
+        if quantization_options is not None:
+            return self._start_quantized(source, out, plain, tag, hint, quantization_options, op_timeout)
+        request = self._request(
+            Collective.ALL_REDUCE, source, out, source.count_elems, op=plain, tag=tag, weight=weight, scale=scale,
+            algorithm=algorithm, op_timeout=op_timeout,
+        )  # fmt: skip
+        handle = AsyncReduceHandle(request, Collective.ALL_REDUCE, None)
+        self._launched(handle, True)
+        return handle
 
     def all_reduce_multiple_with_retry(
         self, descriptors: Iterable[ReduceOpDescriptor], *, max_in_flight: int = 4
@@ -354,59 +320,40 @@ class Communicator:
 
     # ----------------------------------------------------------------------------------------------------- internals --
 
-    @staticmethod
-    def _finish(request: _core.Request) -> _core.Request:
-        request.wait()
-        request.check()
-        return request
-
-    def _start(
+    def _start_quantized(
         self,
         source: Operand,
         out: Operand,
         op: ReduceOp,
         tag: int,
         hint: DistributionHint,
-        quantization: QuantizationOptions | None,
+        quantization: QuantizationOptions,
         op_timeout: float | None,
     ) -> AsyncReduceHandle:
         if not 0 <= tag < 2**64:
             raise invalid_argument("all_reduce", f"tag must be a number from 0 to 2**64 - 1, not {tag!r}")
-        datatype = source.datatype
         request = self._core.start_all_reduce(
             source.buffer,
             out.buffer,
             source.count_elems,
-            int(datatype),
+            int(source.datatype),
             int(op),
             tag,
             int(hint),
-            int(datatype if quantization is None else quantization.quantized_datatype),
-            int(QuantizationAlgorithm.NONE if quantization is None else quantization.algorithm),
+            int(quantization.quantized_datatype),
+            int(quantization.algorithm),
             milliseconds(op_timeout, "op_timeout"),
         )
-        return AsyncReduceHandle(request)
+        return AsyncReduceHandle(request, Collective.ALL_REDUCE, None)
 
     def _start_descriptor(self, item: ReduceOpDescriptor) -> AsyncReduceHandle:
         descriptor = item.descriptor
         operand = descriptor.operand_descriptor
         source, out = pair(item.send, item.recv, "all_reduce_multiple_with_retry", descriptor.count, operand.datatype)
-        return self._start(
-            source,
-            out,
-            _reduce_op(descriptor.op),
-            descriptor.tag,
-            operand.distribution_hint,
-            descriptor.quantization_options,
-            None,
-        )
-
-
-def _reduce_op(op: ReduceOp | str) -> ReduceOp:
-    if isinstance(op, str):
-        found = ReduceOp.__members__.get(op.upper())
-        if found is None:
-            names = ", ".join(name.lower() for name in ReduceOp.__members__)
-            raise invalid_argument("all_reduce", f"unknown operation {op!r}", hint=f"one of {names}")
-        return found
-    return ReduceOp(op)
+        op = reduce_op(descriptor.op)
+        quantization = descriptor.quantization_options
+        if quantization is not None and quantization.algorithm != QuantizationAlgorithm.NONE:
+            hint = operand.distribution_hint
+            return self._start_quantized(source, out, op, descriptor.tag, hint, quantization, None)
+        request = self._request(Collective.ALL_REDUCE, source, out, source.count_elems, op=op, tag=descriptor.tag)
+        return AsyncReduceHandle(request, Collective.ALL_REDUCE, None)

@@ -9,6 +9,7 @@ PCCLError
 │   ├── PendingAsyncOpsError
 │   └── ForkedError              the handle belongs to the parent process
 ├── TooFewPeersError             (RuntimeError)
+├── StepAbortedError             (RuntimeError)
 ├── MasterConnectionFailedError  (ConnectionError)
 ├── RankConnectionFailedError    (ConnectionError)
 ├── RankConnectionLostError      (ConnectionError)
@@ -57,6 +58,7 @@ __all__ = [
     "RankConnectionFailedError",
     "RankConnectionLostError",
     "RefusedError",
+    "StepAbortedError",
     "SystemCallError",
     "TooFewPeersError",
     "TopologyError",
@@ -167,6 +169,10 @@ class TooFewPeersError(PCCLError, RuntimeError):
     pass
 
 
+class StepAbortedError(PCCLError, RuntimeError):
+    pass
+
+
 class MasterConnectionFailedError(_SystemPCCLError, ConnectionError):
     pass
 
@@ -256,6 +262,7 @@ _CLASS_OF: dict[int, type[PCCLError]] = {
     Result.NO_MEMORY: NoMemoryError,
     Result.SYSTEM_ERROR: SystemCallError,
     Result.FORKED: ForkedError,
+    Result.STEP_ABORTED: StepAbortedError,
 }
 
 

@@ -38,16 +38,46 @@ class Result(IntEnum):
     NO_MEMORY = 73
     SYSTEM_ERROR = 74
     FORKED = 75
+    STEP_ABORTED = 76
 
 
 class ReduceOp(IntEnum):
-    """AVG divides the sum once, at the end, by the number of peers that took part; on integers it truncates to 0."""
+    """AVG divides the sum once, at the end, by the number of peers that took part; on integers it truncates to 0.
+    BAND, BOR and BXOR are for integers."""
 
     SUM = 0
     AVG = 1
     PROD = 2
     MAX = 3
     MIN = 4
+    BAND = 5
+    BOR = 6
+    BXOR = 7
+
+
+class Collective(IntEnum):
+    ALL_REDUCE = 0
+    BROADCAST = 1
+    REDUCE = 2
+    ALL_GATHER = 3
+    REDUCE_SCATTER = 4
+    GATHER = 5
+    SCATTER = 6
+    ALL_TO_ALL = 7
+    SEND = 8
+    RECV = 9
+    BARRIER = 10
+
+
+class Algorithm(IntEnum):
+    """RING: round the ring, for large payloads. TREE: two binary trees, for small ones among many. DIRECT: each member
+    owns a share, two hops, for long links. EXCHANGE: everything to everybody, one hop, for tiny ones among few."""
+
+    AUTO = 0
+    RING = 1
+    TREE = 2
+    DIRECT = 3
+    EXCHANGE = 4
 
 
 class Attribute(IntEnum):

@@ -51,7 +51,7 @@ REFERENCE_NAMES = {
 }
 
 ENUMS = {
-    "ReduceOp": {"SUM": 0, "AVG": 1, "PROD": 2, "MAX": 3, "MIN": 4},
+    "ReduceOp": {"SUM": 0, "AVG": 1, "PROD": 2, "MAX": 3, "MIN": 4, "BAND": 5, "BOR": 6, "BXOR": 7},
     "Attribute": {
         "GLOBAL_WORLD_SIZE": 1,
         "LOCAL_WORLD_SIZE": 2,

@@ -40,6 +40,8 @@ int pc_reduce_force_level(int level);
 void pc_reduce_accumulate(int dtype, int op, void *acc, const void *own, size_t count);
 void pc_reduce_finish(int dtype, int op, void *out, const void *acc, const void *own, size_t count,
                       uint64_t total_weight);
+void pc_reduce_narrow(int dtype, int op, void *out, const void *acc, size_t count, uint64_t total_weight);
+void pc_reduce_scale(int dtype, void *acc, size_t count, double factor);
 void pc_reduce_widen(int dtype, void *acc, const void *own, size_t count);
 void widen_f16(const uint16_t *in, float *out, size_t n);
 void widen_bf16(const uint16_t *in, float *out, size_t n);
@@ -59,7 +61,8 @@ BF16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = [
     np.dtype(name) for name in ("uint8", "int8", "int16", "uint16", "uint32", "int32", "uint64", "int64", "float16")
 ] + [BF16, np.dtype("float32"), np.dtype("float64")]
-OPS = ("sum", "avg", "prod", "max", "min")
+OPS = ("sum", "avg", "prod", "max", "min", "band", "bor", "bxor")
+BITWISE = {"band": np.bitwise_and, "bor": np.bitwise_or, "bxor": np.bitwise_xor}
 SIZES = (0, 1, 3, 7, 64, 1000, 1037)
 OFFSETS = ((0, 0, 0), (1, 3, 5), (2, 2, 2), (7, 0, 1))
 NAN_BITS = {
@@ -117,6 +120,8 @@ def reference(op: str, acc: Array, own: Array, world_size: int) -> Array:
     """In the accumulator's type, by NumPy."""
     wide = own.astype(acc.dtype)
     with np.errstate(all="ignore"):
+        if op in BITWISE:
+            return np.asarray(BITWISE[op](acc, wide))
         if op == "prod":
             return np.asarray(acc * wide)
         if op in ("min", "max"):
@@ -148,12 +153,15 @@ def level(request: pytest.FixtureRequest) -> Iterator[int]:
     lib.pc_reduce_force_level(-1)
 
 
+PAIRS = [(dtype, op) for dtype in DTYPES for op in OPS if op not in BITWISE or is_integer(dtype)]
+for_each_pair = pytest.mark.parametrize(("dtype", "op"), PAIRS, ids=lambda value: str(value))
+
+
 def inputs(dtype: np.dtype[Any], count: int) -> tuple[Array, Array]:
     return sample(accumulator(dtype), count, 1), sample(dtype, count, 2)
 
 
-@pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@for_each_pair
 def test_accumulate(level: int, dtype: np.dtype[Any], op: str) -> None:
     for count in SIZES:
         acc, own = inputs(dtype, count)
@@ -165,8 +173,7 @@ def test_accumulate(level: int, dtype: np.dtype[Any], op: str) -> None:
             assert source.read().tobytes() == own.tobytes()
 
 
-@pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@for_each_pair
 def test_finish(level: int, dtype: np.dtype[Any], op: str) -> None:
     for count in SIZES:
         acc, own = inputs(dtype, count)
@@ -185,8 +192,7 @@ def test_finish(level: int, dtype: np.dtype[Any], op: str) -> None:
                 assert_same(mine.read(), expected)
 
 
-@pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@for_each_pair
 def test_every_level_gives_the_same_bytes(dtype: np.dtype[Any], op: str) -> None:
     """Also of two NaNs with different payloads, where the processor's answer depends on the order of operands."""
     count = 5003
@@ -338,3 +344,28 @@ def test_level_is_never_above_the_machine() -> None:
     assert lib.pc_reduce_force_level(0) == 0
     assert lib.pc_reduce_level() == 0
     assert lib.pc_reduce_force_level(-1) == BEST
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_narrow(dtype: np.dtype[Any]) -> None:
+    for op, weight in (("sum", 5), ("max", 5), ("avg", 1), ("avg", 12)):
+        if is_integer(dtype) and weight == 12:
+            continue  # what integers are averaged with has an operand
+        acc, _ = inputs(dtype, 1000)
+        to, source = Buffer(np.zeros(1000, dtype), 0), Buffer(acc, 0)
+        lib.pc_reduce_narrow(DTYPES.index(dtype), OPS.index(op), to.pointer, source.pointer, 1000, weight)
+        with np.errstate(all="ignore"):
+            expected = (acc / acc.dtype.type(weight) if op == "avg" and not is_integer(dtype) else acc).astype(dtype)
+        assert_same(to.read(), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.dtype("float32"), np.dtype("float64")], ids=str)
+def test_scale(dtype: np.dtype[Any]) -> None:
+    data = sample(dtype, 1000, 3)
+    to = Buffer(data, 4)
+    lib.pc_reduce_scale(DTYPES.index(dtype), to.pointer, 1000, 0.3)
+    with np.errstate(all="ignore"):
+        expected = data * dtype.type(0.3)
+    nan = np.isnan(expected)
+    np.testing.assert_array_equal(to.read()[~nan], expected[~nan])
+    assert np.isnan(to.read()[nan]).all()

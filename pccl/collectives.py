@@ -1,0 +1,486 @@
+"""The collectives beside all_reduce, and steps. ``Communicator`` inherits them.
+
+Tensors are what all_reduce takes: NumPy arrays, torch tensors on the CPU, DLPack objects, buffers; here of bool and
+complex types too. A *block* is what belongs to one rank; buffers of blocks hold them by rank, packed. With
+``async_op=True`` a call returns a ``CollectiveHandle`` at once; operations in flight are told apart by their tags.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from array import array
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+
+from pccl.config import milliseconds
+from pccl.errors import PCCLError, invalid_argument, unusable_buffer
+from pccl.handle import CollectiveHandle
+from pccl.operand import Operand, operand
+from pccl.types import Algorithm, Collective, DataType, ReduceOp, Result
+
+if TYPE_CHECKING:
+    from pccl._core import Comm, Request
+
+_RANK_ANY = 2**32 - 1
+_BOOL_OPS = {
+    ReduceOp.SUM: ReduceOp.MAX,
+    ReduceOp.MAX: ReduceOp.MAX,
+    ReduceOp.BOR: ReduceOp.MAX,
+    ReduceOp.PROD: ReduceOp.MIN,
+    ReduceOp.MIN: ReduceOp.MIN,
+    ReduceOp.BAND: ReduceOp.MIN,
+    ReduceOp.BXOR: ReduceOp.BXOR,
+}
+
+
+def reduce_op(op: ReduceOp | str, func_name: str = "all_reduce") -> ReduceOp:
+    if isinstance(op, str):
+        found = ReduceOp.__members__.get(op.upper())
+        if found is None:
+            names = ", ".join(name.lower() for name in ReduceOp.__members__)
+            raise invalid_argument(func_name, f"unknown operation {op!r}", hint=f"one of {names}")
+        return found
+    return ReduceOp(op)
+
+
+def _kind(tensor: Any) -> str:
+    """'bool', 'complex', or '' for what the core's data types name."""
+    dtype = getattr(tensor, "dtype", None)
+    if isinstance(tensor, np.ndarray):
+        return {"b": "bool", "c": "complex"}.get(tensor.dtype.kind, "")
+    name = str(dtype)
+    return "bool" if name == "torch.bool" else "complex" if name.startswith("torch.complex") else ""
+
+
+def _plain(tensor: Any, kind: str, func_name: str) -> Any:
+    """The same memory in a type that the core knows."""
+    if isinstance(tensor, np.ndarray):
+        if not tensor.flags.c_contiguous:
+            raise unusable_buffer(func_name, "the array is not contiguous in memory")
+        flat = tensor.reshape(-1)
+        return flat.view(np.uint8 if kind == "bool" else flat.real.dtype)
+    torch = sys.modules["torch"]
+    if tensor.is_conj():
+        raise unusable_buffer(func_name, "the tensor is conjugated lazily", hint="use tensor.resolve_conj()")
+    return tensor.view(torch.uint8) if kind == "bool" else torch.view_as_real(tensor)
+
+
+def plain_tensors(send: Any, recv: Any, op: ReduceOp | None, func_name: str) -> tuple[Any, Any, ReduceOp]:
+    """The same memory and reduction in types that the core knows. ``op`` None: nothing is reduced."""
+    kinds = {_kind(tensor) for tensor in (send, recv) if tensor is not None}
+    if len(kinds) > 1:
+        raise unusable_buffer(func_name, "send and recv have different data types")
+    kind = kinds.pop() if kinds else ""
+    plain = ReduceOp.SUM if op is None else op
+    if kind == "":
+        return send, recv, plain
+    if kind == "bool" and op is not None:
+        if op not in _BOOL_OPS:
+            raise invalid_argument(func_name, f"{op.name.lower()} is not defined for bool")
+        plain = _BOOL_OPS[op]
+    if kind == "complex" and op not in (None, ReduceOp.SUM, ReduceOp.AVG):
+        raise invalid_argument(func_name, f"{plain.name.lower()} is not defined for complex numbers")
+    source = None if send is None else _plain(send, kind, func_name)
+    out = source if recv is send else None if recv is None else _plain(recv, kind, func_name)
+    return source, out, plain
+
+
+def plain_operands(
+    send: Any, recv: Any, op: ReduceOp | None, func_name: str
+) -> tuple[Operand | None, Operand | None, ReduceOp]:
+    """Memory to send from and to receive into."""
+    send, recv, plain = plain_tensors(send, recv, op, func_name)
+    source = None if send is None else operand(send, "send", func_name, writable=False)
+    out = None if recv is None else operand(recv, "recv", func_name, writable=True)
+    if source is not None and out is not None and source.datatype != out.datatype:
+        raise unusable_buffer(func_name, f"send is {source.datatype.name}, recv is {out.datatype.name}")
+    return source, out, plain
+
+
+def _like(tensor: Any, shape: tuple[int, ...]) -> Any:
+    """New memory of another shape and the same type."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(tensor, torch.Tensor):
+        return torch.empty(shape, dtype=tensor.dtype)
+    if isinstance(tensor, np.ndarray):
+        return np.empty(shape, tensor.dtype)
+    raise unusable_buffer("recv", "pass recv: memory can be made only for NumPy arrays and torch tensors")
+
+
+class Step:
+    """A step in progress. ``committed`` is None until it has ended."""
+
+    def __init__(self, owner: Collectives) -> None:
+        self._owner = owner
+        self.handles: list[CollectiveHandle] = []
+        self.committed: bool | None = None
+
+    def __enter__(self) -> Step:
+        self._owner._core.begin_step()
+        self._owner._step = self
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        failure = self._settle()
+        self._owner._step = None
+        self.committed = False
+        try:
+            self._owner._finish(self._owner._core.start_end_step(kind is None and failure is None))
+        except PCCLError as aborted:
+            if aborted.result != Result.STEP_ABORTED:
+                raise
+            if error is None:
+                raise aborted from failure
+            if isinstance(error, PCCLError):
+                raise aborted from error
+        else:
+            self.committed = True
+
+    def _settle(self) -> PCCLError | None:
+        """Waits for what is in flight; the first failure."""
+        first: PCCLError | None = None
+        for handle in self.handles:
+            try:
+                handle.result()
+            except PCCLError as error:
+                first = first or error
+        return first
+
+
+class Collectives:
+    """Everything here is a joint call of the group unless it says otherwise: all members make the same calls with a
+    tag, in the same order for that tag. Ranks count the group's members by their ids, from 0.
+
+    Raises: TooFewPeersError in a group of one; RankConnectionLostError when a peer is lost, or when the group has
+    changed since its size was read; MismatchError at all members when their calls differ; StepAbortedError at the end
+    of a step.
+    """
+
+    _core: Comm
+    _step: Step | None = None
+
+    @staticmethod
+    def _finish(request: Request) -> Request:
+        request.wait()
+        request.check()
+        return request
+
+    @property
+    def world_size(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def rank(self) -> int:
+        """This peer's rank in its group, in the current epoch."""
+        for _, rank, _, _, is_self, _ in self._core.members():
+            if is_self and rank is not None:
+                return rank
+        raise invalid_argument("rank", "this peer has no rank: it is an observer, or not connected")
+
+    def step(self) -> Step:
+        """Step consistency: in ``with comm.step() as s:`` operations return when they are complete here, without the
+        verdict of all, and leaving the block votes on all of them at once. ``s.committed`` tells the result; a step
+        that failed anywhere raises StepAbortedError everywhere, with the cause as ``__cause__``. The first failure
+        makes what is in flight or started later in the step fail at once. Buffers reduced in place in a failed step are
+        not restored. An exception in the block aborts the step for all."""
+        return Step(self)
+
+    # --------------------------------------------------------------------------------------------------- one to all --
+
+    def broadcast(
+        self, tensor: Any, *, root: int = 0, tag: int = 0, algorithm: Algorithm | str | None = None,
+        op_timeout: float | None = None, async_op: bool = False,
+    ) -> Any:  # fmt: skip
+        """``tensor`` of ``root``, to ``tensor`` of all. Returns it."""
+        _, out, _ = plain_operands(None, tensor, None, "broadcast")
+        assert out is not None
+        return self._start(
+            Collective.BROADCAST, None, out, out.count_elems, result=tensor, root=root, tag=tag, algorithm=algorithm,
+            op_timeout=op_timeout, async_op=async_op,
+        )  # fmt: skip
+
+    def scatter(
+        self, send: Any, recv: Any, *, root: int = 0, tag: int = 0, counts: Sequence[int] | None = None,
+        op_timeout: float | None = None, async_op: bool = False,
+    ) -> Any:  # fmt: skip
+        """The blocks of ``send`` at ``root``, one to ``recv`` of each. Elsewhere ``send`` is None. ``counts``, at root:
+        elements of each block, where they differ."""
+        source, out, _ = plain_operands(send, recv, None, "scatter")
+        assert out is not None
+        if source is not None:
+            self._check_blocks("scatter", "send", source, out.count_elems, counts)
+        return self._start(
+            Collective.SCATTER, source, out, out.count_elems, result=recv, root=root, tag=tag, counts=counts,
+            op_timeout=op_timeout, async_op=async_op,
+        )  # fmt: skip
+
+    # --------------------------------------------------------------------------------------------------- all to one --
+
+    def reduce(
+        self, send: Any, recv: Any = None, *, root: int = 0, op: ReduceOp | str = ReduceOp.SUM, tag: int = 0,
+        weight: int | None = None, scale: float | None = None, algorithm: Algorithm | str | None = None,
+        op_timeout: float | None = None, async_op: bool = False,
+    ) -> Any:  # fmt: skip
+        """``send`` of all, combined, to ``recv`` of ``root``: in place without it. Returns the result at root, else
+        None."""
+        at_root = self.rank == root
+        out_tensor = (send if recv is None else recv) if at_root else None
+        source, out, plain = plain_operands(send, out_tensor, reduce_op(op, "reduce"), "reduce")
+        assert source is not None
+        return self._start(
+            Collective.REDUCE, source, out, source.count_elems, result=out_tensor, root=root, op=plain, tag=tag,
+            weight=weight, scale=scale, algorithm=algorithm, op_timeout=op_timeout, async_op=async_op,
+        )  # fmt: skip
+
+    def gather(
+        self, send: Any, recv: Any = None, *, root: int = 0, tag: int = 0, counts: Sequence[int] | None = None,
+        op_timeout: float | None = None, async_op: bool = False,
+    ) -> Any:  # fmt: skip
+        """``send`` of each, to the blocks of ``recv`` at ``root``, which is made there if it is None: of shape
+        (world size, *send.shape). ``counts``, at root: elements of each block, where they differ. Returns recv at root,
+        else None."""
+        if self.rank != root:
+            recv = None
+        elif recv is None:
+            recv = self._make_blocks(send, counts, "gather")
+        source, out, _ = plain_operands(send, recv, None, "gather")
+        assert source is not None
+        if out is not None:
+            self._check_blocks("gather", "recv", out, source.count_elems, counts)
+        return self._start(
+            Collective.GATHER, source, out, source.count_elems, result=recv, root=root, tag=tag,
+            counts=counts if out is not None else None, op_timeout=op_timeout, async_op=async_op,
+        )  # fmt: skip
+
+    # --------------------------------------------------------------------------------------------------- all to all --
+
+    def all_gather(
+        self, send: Any, recv: Any = None, *, tag: int = 0, counts: Sequence[int] | None = None,
+        algorithm: Algorithm | str | None = None, op_timeout: float | None = None, async_op: bool = False,
+    ) -> Any:  # fmt: skip
+        """``send`` of each, to the blocks of ``recv`` of all, which is made if it is None: of shape
+        (world size, *send.shape). ``counts``, the same at all: elements of each block, where they differ. Returns
+        recv."""
+        if recv is None:
+            recv = self._make_blocks(send, counts, "all_gather")
+        source, out, _ = plain_operands(send, recv, None, "all_gather")
+        assert source is not None
+        assert out is not None
+        self._check_blocks("all_gather", "recv", out, source.count_elems, counts)
+        return self._start(
+            Collective.ALL_GATHER, source, out, source.count_elems, result=recv, tag=tag, counts=counts,
+            algorithm=algorithm, op_timeout=op_timeout, async_op=async_op,
+        )  # fmt: skip
+
+    def reduce_scatter(
+        self, send: Any, recv: Any, *, op: ReduceOp | str = ReduceOp.SUM, tag: int = 0,
+        counts: Sequence[int] | None = None, weight: int | None = None, scale: float | None = None,
+        algorithm: Algorithm | str | None = None, op_timeout: float | None = None, async_op: bool = False,
+    ) -> Any:  # fmt: skip
+        """The blocks of ``send`` of all, combined, each to ``recv`` of its rank. ``counts``, the same at all: elements
+        of each block, where they differ. Returns recv."""
+        source, out, plain = plain_operands(send, recv, reduce_op(op, "reduce_scatter"), "reduce_scatter")
+        assert source is not None
+        assert out is not None
+        self._check_blocks("reduce_scatter", "send", source, out.count_elems, counts)
+        return self._start(
+            Collective.REDUCE_SCATTER, source, out, out.count_elems, result=recv, op=plain, tag=tag, counts=counts,
+            weight=weight, scale=scale, algorithm=algorithm, op_timeout=op_timeout, async_op=async_op,
+        )  # fmt: skip
+
+    def all_to_all(
+        self, send: Any, recv: Any = None, *, tag: int = 0, counts: Sequence[int] | None = None,
+        recv_counts: Sequence[int] | None = None, op_timeout: float | None = None, async_op: bool = False,
+    ) -> Any:  # fmt: skip
+        """Block i of ``send`` to rank i, whose blocks of ``recv`` come from all ranks. ``counts`` and ``recv_counts``:
+        elements that go to each rank and that come from each, where they differ. Returns recv."""
+        if (counts is None) != (recv_counts is None):
+            raise invalid_argument("all_to_all", "pass both counts and recv_counts, or neither")
+        if recv is None:
+            recv = _like(send, tuple(send.shape) if recv_counts is None else (sum(recv_counts),))
+        source, out, _ = plain_operands(send, recv, None, "all_to_all")
+        assert source is not None
+        assert out is not None
+        size = self.world_size
+        block = source.count_elems // size
+        self._check_blocks("all_to_all", "send", source, block, counts)
+        self._check_blocks("all_to_all", "recv", out, block, recv_counts)
+        return self._start(
+            Collective.ALL_TO_ALL, source, out, block, result=recv, tag=tag, counts=counts, recv_counts=recv_counts,
+            op_timeout=op_timeout, async_op=async_op,
+        )  # fmt: skip
+
+    def barrier(self, *, tag: int = 0, op_timeout: float | None = None, async_op: bool = False) -> Any:
+        """Returns when all members have called it."""
+        return self._start(
+            Collective.BARRIER, None, None, 0, result=None, tag=tag, op_timeout=op_timeout, async_op=async_op
+        )
+
+    def all_reduce_coalesced(
+        self, tensors: Sequence[Any], *, op: ReduceOp | str = ReduceOp.SUM, tag: int = 0, weight: int | None = None,
+        algorithm: Algorithm | str | None = None, op_timeout: float | None = None,
+    ) -> list[Any]:  # fmt: skip
+        """Reduces each of ``tensors`` in place, all in flight at once. Tensor i has the tag ``tag + i * 2**48``."""
+        if not 0 <= tag < 2**48:
+            raise invalid_argument("all_reduce_coalesced", f"tag must be a number from 0 to 2**48 - 1, not {tag!r}")
+        handles = []
+        with contextlib.ExitStack() as pending:
+            for index, tensor in enumerate(tensors):
+                source, _, plain = plain_operands(tensor, tensor, reduce_op(op), "all_reduce_coalesced")
+                assert source is not None
+                handle = self._start(
+                    Collective.ALL_REDUCE, source, source, source.count_elems, result=tensor, op=plain,
+                    tag=tag + index * 2**48, weight=weight, algorithm=algorithm, op_timeout=op_timeout, async_op=True,
+                )  # fmt: skip
+                pending.callback(handle.cancel)
+                handles.append(handle)
+            return [handle.result() for handle in handles]
+
+    # --------------------------------------------------------------------------------------------------- one to one --
+
+    def send(
+        self, tensor: Any, to: int, *, tag: int = 0, op_timeout: float | None = None, async_op: bool = False
+    ) -> Any:
+        """``tensor`` to rank ``to``, which receives it with the same tag. No other member takes part."""
+        source, _, _ = plain_operands(tensor, None, None, "send")
+        assert source is not None
+        return self._start(
+            Collective.SEND, source, None, source.count_elems, result=None, root=to, tag=tag, op_timeout=op_timeout,
+            async_op=async_op,
+        )  # fmt: skip
+
+    @overload
+    def recv(
+        self, tensor: Any, source: int | None = None, *, tag: int = 0, op_timeout: float | None = None,
+        async_op: Literal[False] = False,
+    ) -> int: ...  # fmt: skip
+    @overload
+    def recv(
+        self, tensor: Any, source: int | None = None, *, tag: int = 0, op_timeout: float | None = None,
+        async_op: Literal[True],
+    ) -> CollectiveHandle: ...  # fmt: skip
+    def recv(
+        self, tensor: Any, source: int | None = None, *, tag: int = 0, op_timeout: float | None = None,
+        async_op: bool = False,
+    ) -> Any:  # fmt: skip
+        """Into ``tensor`` what rank ``source`` sends with this tag, or whoever sends first (None). Returns the sender's
+        rank."""
+        _, out, _ = plain_operands(None, tensor, None, "recv")
+        assert out is not None
+        root = _RANK_ANY if source is None else source
+        return self._start(
+            Collective.RECV, None, out, out.count_elems, result=None, root=root, tag=tag, op_timeout=op_timeout,
+            async_op=async_op,
+        )  # fmt: skip
+
+    # ---------------------------------------------------------------------------------------------------- internals --
+
+    def _check_blocks(
+        self, func_name: str, name: str, blocks: Operand, own_elems: int, counts: Sequence[int] | None
+    ) -> None:
+        size = self.world_size
+        if counts is not None and len(counts) != size:
+            raise invalid_argument(func_name, f"{len(counts)} counts for a group of {size}")
+        if counts is not None and min(counts) < 0:
+            raise invalid_argument(func_name, "a count is negative")
+        expected = sum(counts) if counts is not None else own_elems * size
+        if blocks.count_elems != expected:
+            what = "the counts add up to" if counts is not None else f"{size} blocks of {own_elems} elements are"
+            raise unusable_buffer(func_name, f"{name} has {blocks.count_elems} elements, {what} {expected}")
+
+    def _make_blocks(self, send: Any, counts: Sequence[int] | None, func_name: str) -> Any:
+        if counts is not None:
+            return _like(send, (sum(counts),))
+        if not hasattr(send, "shape"):
+            raise unusable_buffer(func_name, "pass recv: memory can be made only for NumPy arrays and torch tensors")
+        return _like(send, (self.world_size, *send.shape))
+
+    def _start(
+        self,
+        collective: Collective,
+        source: Operand | None,
+        out: Operand | None,
+        count: int,
+        *,
+        result: Any,
+        root: int = 0,
+        op: ReduceOp = ReduceOp.SUM,
+        tag: int = 0,
+        counts: Sequence[int] | None = None,
+        recv_counts: Sequence[int] | None = None,
+        weight: int | None = None,
+        scale: float | None = None,
+        algorithm: Algorithm | str | None = None,
+        op_timeout: float | None = None,
+        async_op: bool = False,
+    ) -> Any:
+        request = self._request(
+            collective, source, out, count, root=root, op=op, tag=tag, counts=counts, recv_counts=recv_counts,
+            weight=weight, scale=scale, algorithm=algorithm, op_timeout=op_timeout,
+        )  # fmt: skip
+        return self._launched(CollectiveHandle(request, collective, result), async_op)
+
+    def _launched(self, handle: CollectiveHandle, async_op: bool) -> Any:
+        if self._step is not None:
+            self._step.handles.append(handle)
+        return handle if async_op else handle.result()
+
+    def _request(
+        self,
+        collective: Collective,
+        source: Operand | None,
+        out: Operand | None,
+        count: int,
+        *,
+        root: int = 0,
+        op: ReduceOp = ReduceOp.SUM,
+        tag: int = 0,
+        counts: Sequence[int] | None = None,
+        recv_counts: Sequence[int] | None = None,
+        weight: int | None = None,
+        scale: float | None = None,
+        algorithm: Algorithm | str | None = None,
+        op_timeout: float | None = None,
+    ) -> Request:
+        name = collective.name.lower()
+        if not 0 <= tag < 2**64:
+            raise invalid_argument(name, f"tag must be a number from 0 to 2**64 - 1, not {tag!r}")
+        if not 0 <= root < 2**32:
+            raise invalid_argument(name, f"a rank is a number from 0, not {root!r}")
+        if weight is not None and not 0 <= weight < 2**64:
+            raise invalid_argument(name, f"a weight is a number from 0 to 2**64 - 1, not {weight!r}")
+        memory = source if source is not None else out
+        return self._core.start_collective(
+            int(collective),
+            None if source is None else source.buffer,
+            None if out is None else out.buffer,
+            count,
+            int(DataType.UINT8 if memory is None else memory.datatype),
+            int(op),
+            root,
+            tag,
+            None if counts is None else array("Q", counts),
+            None if recv_counts is None else array("Q", recv_counts),
+            weight,
+            0.0 if scale is None else scale,
+            int(algorithm_of(algorithm, name)),
+            milliseconds(op_timeout, "op_timeout"),
+        )
+
+
+def algorithm_of(algorithm: Algorithm | str | None, func_name: str) -> Algorithm:
+    if algorithm is None:
+        return Algorithm.AUTO
+    if isinstance(algorithm, str):
+        found = Algorithm.__members__.get(algorithm.upper())
+        if found is None:
+            names = ", ".join(name.lower() for name in Algorithm.__members__)
+            raise invalid_argument(func_name, f"unknown algorithm {algorithm!r}", hint=f"one of {names}")
+        return found
+    return Algorithm(algorithm)

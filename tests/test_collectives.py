@@ -1,0 +1,437 @@
+"""Every collective between real processes: values that are formulas, both consistencies, all algorithms, bad calls."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+from cluster import Cluster, RemoteError
+from worker import digest
+
+import pccl
+
+REDUCING = ("ring", "tree", "direct", "exchange")
+
+
+@pytest.fixture(scope="module", params=[2, 3, 5], ids="{}peers".format)
+def peers(request):
+    with Cluster() as cluster:
+        yield cluster.join(request.param)
+
+
+@pytest.fixture(scope="module")
+def three():
+    with Cluster() as cluster:
+        yield cluster.join(3)
+
+
+def everywhere(peers, function, **arguments):
+    """The results of ``function`` at all peers, which get their rank."""
+    for rank, peer in enumerate(peers):
+        peer.start(function, rank=rank, size=len(peers), **arguments)
+    return [peer.wait() for peer in peers]
+
+
+def reduce_by(peer, rank, size, algorithm, in_step):
+    wrong = []
+    for count in (0, 1, 5, 1000, 20_011, 300_007):
+        for dtype in ("float32", "int64", "float16"):
+            values = [((np.arange(count) * 3 + r * 7) % 13 - 6).astype(dtype) for r in range(size)]
+            expected = np.sum([value.astype("float64") for value in values], axis=0)
+            for in_place in (True, False):
+                send = values[rank].copy()
+                recv = None if in_place else np.empty_like(send)
+                with peer.comm.step() if in_step else contextlib.nullcontext():
+                    peer.comm.all_reduce(send, recv, algorithm=algorithm)
+                if not np.array_equal((send if in_place else recv).astype("float64"), expected):
+                    wrong.append([count, dtype, in_place])
+    return [peer.comm.rank, wrong]
+
+
+@pytest.mark.parametrize("in_step", [False, True], ids=["strict", "step"])
+@pytest.mark.parametrize("algorithm", REDUCING)
+def test_all_reduce_by_each_algorithm(peers, algorithm, in_step):
+    found = everywhere(peers, reduce_by, algorithm=algorithm, in_step=in_step)
+    assert found == [[rank, []] for rank in range(len(peers))]
+
+
+def same_bits(peer, rank, size, algorithm):
+    rng = np.random.default_rng(rank)
+    made = []
+    for dtype in ("float32", "float16", "float64"):
+        data = rng.standard_normal(50_001).astype(dtype)
+        peer.comm.all_reduce(data, op="avg", algorithm=algorithm)
+        made.append(data)
+    return digest(*made)
+
+
+@pytest.mark.parametrize("algorithm", REDUCING)
+def test_all_members_hold_the_same_bits(peers, algorithm):
+    assert len(set(everywhere(peers, same_bits, algorithm=algorithm))) == 1
+
+
+def move_blocks(peer, rank, size, dtype, count, in_step):
+    comm = peer.comm
+    wrong = []
+
+    def block(source, target=0):
+        return ((np.arange(count) + 5 * source + 11 * target) % 97).astype(dtype)
+
+    def check(name, got, expected):
+        if got is None or not np.array_equal(np.ravel(got), np.ravel(expected)):
+            wrong.append(name)
+
+    blocks = np.stack([block(r) for r in range(size)])
+    for root in range(size):
+        with comm.step() if in_step else contextlib.nullcontext():
+            data = block(root) if rank == root else np.zeros(count, dtype)
+            check("broadcast", comm.broadcast(data, root=root), block(root))
+            for algorithm in ("ring", "tree", "direct"):
+                data = block(root) if rank == root else np.zeros(count, dtype)
+                check(f"broadcast {algorithm}", comm.broadcast(data, root=root, algorithm=algorithm), block(root))
+            gathered = comm.gather(block(rank), root=root)
+            if rank == root:
+                check("gather", gathered, blocks)
+            elif gathered is not None:
+                wrong.append("gather elsewhere")
+            check(
+                "scatter",
+                comm.scatter(blocks if rank == root else None, np.zeros(count, dtype), root=root),
+                block(rank),
+            )
+    with comm.step() if in_step else contextlib.nullcontext():
+        for algorithm in (None, "ring", "direct"):
+            check("all_gather", comm.all_gather(block(rank), algorithm=algorithm), blocks)
+            inside = np.zeros((size, count), dtype)
+            inside[rank] = block(rank)
+            check("all_gather in place", comm.all_gather(inside[rank], inside, algorithm=algorithm), blocks)
+        check(
+            "all_to_all",
+            comm.all_to_all(np.stack([block(rank, t) for t in range(size)])),
+            np.stack([block(s, rank) for s in range(size)]),
+        )
+        right, left = (rank + 1) % size, (rank - 1) % size
+        received = np.zeros(count, dtype)
+        handle = comm.recv(received, left, tag=3, async_op=True)
+        comm.send(block(rank, right), right, tag=3)
+        if handle.result() != left:
+            wrong.append("the source of recv")
+        check("recv", received, block(left, rank))
+        comm.barrier()
+    return wrong
+
+
+@pytest.mark.parametrize("in_step", [False, True], ids=["strict", "step"])
+@pytest.mark.parametrize(("dtype", "count"), [("float32", 1000), ("bool", 3), ("complex64", 70_001), ("int8", 0)])
+def test_blocks_move(peers, dtype, count, in_step):
+    assert everywhere(peers, move_blocks, dtype=dtype, count=count, in_step=in_step) == [[]] * len(peers)
+
+
+def reduce_to_some(peer, rank, size, count):
+    comm = peer.comm
+    wrong = []
+    whole = sum(np.arange(count * size) % 7 + r for r in range(size)).astype("float32")
+    for algorithm in (None, "ring", "tree", "direct"):
+        for root in (0, size - 1):
+            data = (np.arange(count * size) % 7 + rank).astype("float32")
+            before = data.copy()
+            result = comm.reduce(data, root=root, algorithm=algorithm)
+            if rank == root and not (result is data and np.array_equal(data, whole)):
+                wrong.append(["reduce", algorithm, root])
+            if rank != root and not (result is None and np.array_equal(data, before)):
+                wrong.append(["reduce elsewhere", algorithm, root])
+    for algorithm in (None, "ring", "direct"):
+        data = (np.arange(count * size) % 7 + rank).astype("float32")
+        own = comm.reduce_scatter(data, np.zeros(count, "float32"), algorithm=algorithm)
+        if not np.array_equal(own, whole[rank * count : (rank + 1) * count]):
+            wrong.append(["reduce_scatter", algorithm])
+        inside = data[rank * count : (rank + 1) * count]
+        comm.reduce_scatter(data, inside, op="avg", algorithm=algorithm)
+        if not np.allclose(inside, whole[rank * count : (rank + 1) * count] / size):
+            wrong.append(["reduce_scatter in place", algorithm])
+    return wrong
+
+
+@pytest.mark.parametrize("count", [1, 1000, 200_003])
+def test_reductions_to_some(peers, count):
+    assert everywhere(peers, reduce_to_some, count=count) == [[]] * len(peers)
+
+
+def uneven(peer, rank, size):
+    comm = peer.comm
+    wrong = []
+    counts = [3 * r * r for r in range(size)]
+
+    def block(source, target=0):
+        return np.arange(counts[source] + target, dtype="float32") + 100 * source + target
+
+    everything = np.concatenate([block(r) for r in range(size)])
+    for algorithm in ("ring", "direct"):
+        if not np.array_equal(comm.all_gather(block(rank), counts=counts, algorithm=algorithm), everything):
+            wrong.append("all_gather")
+        summed = comm.reduce_scatter(everything, np.zeros(counts[rank], "float32"), counts=counts, algorithm=algorithm)
+        if not np.array_equal(summed, size * block(rank)):
+            wrong.append("reduce_scatter")
+    gathered = comm.gather(block(rank), counts=counts if rank == 1 else None, root=1)
+    if rank == 1 and not np.array_equal(gathered, everything):
+        wrong.append("gather")
+    own = np.zeros(counts[rank], "float32")
+    comm.scatter(everything if rank == 1 else None, own, counts=counts if rank == 1 else None, root=1)
+    if not np.array_equal(own, block(rank)):
+        wrong.append("scatter")
+    out = np.concatenate([block(rank, target) for target in range(size)])
+    to, come = [counts[rank] + t for t in range(size)], [counts[s] + rank for s in range(size)]
+    back = comm.all_to_all(out, counts=to, recv_counts=come)
+    if not np.array_equal(back, np.concatenate([block(source, rank) for source in range(size)])):
+        wrong.append("all_to_all")
+    return wrong
+
+
+def test_blocks_of_different_sizes(peers):
+    assert everywhere(peers, uneven) == [[]] * len(peers)
+
+
+def weigh(peer, rank, size, algorithm):
+    comm = peer.comm
+    weights = [3, 0, 2, 7, 1][:size]
+    data = np.full(30_000, rank + 1, "float32") if weights[rank] else np.full(30_000, np.nan, "float32")
+    comm.all_reduce(data, op="avg", weight=weights[rank], algorithm=algorithm)
+    expected = sum(w * (r + 1) for r, w in enumerate(weights)) / sum(weights)
+    greatest = np.full(10, 100 - rank, "int16")
+    comm.all_reduce(greatest, op="max", weight=int(rank > 0), algorithm=algorithm)
+    scaled = np.full(1000, 1.0)
+    comm.all_reduce(scaled, scale=rank + 0.5, algorithm=algorithm)
+    halves = np.full(5000, rank + 1, "float16")
+    comm.all_reduce(halves, op="avg", weight=rank + 1, algorithm=algorithm)
+    by_rank = sum((r + 1) ** 2 for r in range(size)) / sum(r + 1 for r in range(size))
+    return [
+        bool(np.allclose(data, expected)),
+        bool((greatest == 99).all()),
+        bool(np.allclose(scaled, sum(r + 0.5 for r in range(size)))),
+        bool((halves == np.float16(by_rank)).all()),
+    ]
+
+
+@pytest.mark.parametrize("algorithm", REDUCING)
+def test_weights(peers, algorithm):
+    assert everywhere(peers, weigh, algorithm=algorithm) == [[True] * 4] * len(peers)
+
+
+def weigh_nothing(peer, rank, size, algorithm):
+    data = np.ones(100, "float32")
+    try:
+        peer.comm.all_reduce(data, op="avg", weight=0, algorithm=algorithm)
+    except pccl.InvalidArgumentError as error:
+        message = error.record.message
+    intact = bool((data == 1).all())
+    peer.comm.all_reduce(data)
+    return [message.endswith("the weights of all peers are 0"), intact, float(data[0]) == size]
+
+
+@pytest.mark.parametrize("algorithm", REDUCING)
+def test_no_weight_at_all(peers, algorithm):
+    assert everywhere(peers, weigh_nothing, algorithm=algorithm) == [[True, True, True]] * len(peers)
+
+
+def more_operators(peer, rank, size):
+    bits = np.full(100, 1 << rank, "uint32")
+    results = [int(peer.comm.all_reduce(data := bits.copy(), op=op) and data[7]) for op in ("band", "bor", "bxor")]
+    flags = np.array([rank == 0, True, False])
+    both = flags.copy()
+    peer.comm.all_reduce(both, op="sum")
+    every = flags.copy()
+    peer.comm.all_reduce(every, op="min")
+    points = np.full(1000, rank + 2j * rank, "complex128")
+    peer.comm.all_reduce(points)
+    several = [np.full(count, rank, "float32") for count in (1, 100, 70_000)]
+    peer.comm.all_reduce_coalesced(several)
+    return [results, both.tolist(), every.tolist(), str(points[9]), [float(tensor[0]) for tensor in several]]
+
+
+def test_more_operators_and_types(three):
+    expected = [[0, 7, 7], [True, True, False], [False, True, False], "(3+6j)", [3.0, 3.0, 3.0]]
+    assert everywhere(three, more_operators) == [expected] * 3
+
+
+def from_anybody(peer, rank, size):
+    comm = peer.comm
+    if rank > 0:
+        time.sleep(0.05 * rank)
+        comm.send(np.full(100_000, rank, "float32"), 0, tag=9)
+        return None
+    data = np.zeros(100_000, "float32")
+    return [[comm.recv(data, tag=9), float(data[-1])] for _ in range(size - 1)]
+
+
+def test_receive_from_anybody(three):
+    assert everywhere(three, from_anybody)[0] == [[1, 1.0], [2, 2.0]]
+
+
+def wrong_call(peer, rank, size, name):
+    comm = peer.comm
+    data = np.full(1000, float(rank))
+    calls = {
+        "collective": lambda: comm.broadcast(data) if rank == 1 else comm.all_reduce(data),
+        "root": lambda: comm.broadcast(data, root=rank // 2),
+        "algorithm": lambda: comm.all_reduce(data, algorithm="ring" if rank == 1 else "tree"),
+        "consistency": lambda: comm.all_reduce(data),
+        "counts": lambda: comm.all_gather(data[: 10 + rank], counts=[10 + rank] * size),
+        "gather sizes": lambda: comm.gather(data[: 10 + (rank == 1)]),
+    }
+    try:
+        calls[name]()
+        found = "nothing"
+    except pccl.MismatchError as error:
+        found = "mismatch" if f"peer {comm.members[1].id}" in str(error) or name != "gather sizes" else str(error)
+    intact = bool((data == rank).all())
+    comm.all_reduce(data)
+    return [found, intact, float(data[0])]
+
+
+@pytest.mark.parametrize("name", ["collective", "root", "algorithm", "counts", "gather sizes"])
+def test_mismatch_is_told_to_all(three, name):
+    assert everywhere(three, wrong_call, name=name) == [["mismatch", True, 3.0]] * 3
+
+
+def abort_step(peer, rank, size, how):
+    comm = peer.comm
+    seen = []
+    try:
+        with comm.step() as step:
+            comm.all_reduce(np.ones(1000))
+            if how == "exception" and rank == 1:
+                raise ValueError("no")
+            if how == "mismatch":
+                comm.all_reduce(np.ones(1000 + (rank == 1)), tag=1)
+    except pccl.StepAbortedError as error:
+        seen = ["aborted", step.committed, type(error.__cause__).__name__]
+    except ValueError:
+        seen = ["own", step.committed, ""]
+    data = np.ones(5)
+    with comm.step() as step:
+        comm.all_reduce(data)
+        comm.all_reduce(data, tag=1)
+    return [seen, step.committed, float(data[0])]
+
+
+def test_an_exception_aborts_the_step_for_all(three):
+    aborted, own = ["aborted", False, "NoneType"], ["own", False, ""]
+    assert everywhere(three, abort_step, how="exception") == [[seen, True, 9.0] for seen in (aborted, own, aborted)]
+
+
+def test_a_failure_aborts_the_step_for_all(three):
+    expected = [["aborted", False, "MismatchError"], True, 9.0]
+    assert everywhere(three, abort_step, how="mismatch") == [expected] * 3
+
+
+def lose_in_step(peer, rank, size, victim):
+    comm = peer.comm
+    try:
+        with comm.step() as step:
+            comm.all_reduce(np.ones(1000))
+            if rank == victim:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if rank == 0:
+                time.sleep(0.3)  # posts when the others have failed already
+            comm.all_reduce(np.ones(1000), tag=5)
+    except pccl.StepAbortedError as error:
+        cause = type(error.__cause__).__name__
+    data = np.ones(3)
+    with comm.step() as again:
+        comm.all_reduce(data, tag=5)
+    return [cause, step.committed, again.committed, float(data[0]), comm.world_size]
+
+
+def test_a_death_aborts_the_step_and_the_run_goes_on():
+    with Cluster() as cluster:
+        peers = cluster.join(4)
+        for rank, peer in enumerate(peers):
+            peer.start(lose_in_step, rank=rank, size=4, victim=3)
+        expected = ["RankConnectionLostError", False, True, 3.0, 3]
+        assert [peer.wait() for peer in peers[:3]] == [expected] * 3
+
+
+def lose_in(peer, rank, size, name, victim):
+    comm = peer.comm
+    big = np.full(2_000_000, 1.0 + rank, "float32")
+    blocks = np.full(size * 300_000, 1.0 + rank, "float32")
+    calls = {
+        "broadcast": lambda: comm.broadcast(big, root=1),
+        "reduce": lambda: comm.reduce(big, root=2),
+        "all_gather": lambda: comm.all_gather(big),
+        "reduce_scatter": lambda: comm.reduce_scatter(blocks, blocks[rank * 300_000 : (rank + 1) * 300_000]),
+        "all_to_all": lambda: comm.all_to_all(blocks),
+        "tree": lambda: comm.all_reduce(big, algorithm="tree"),
+        "direct": lambda: comm.all_reduce(big, algorithm="direct"),
+    }
+    if rank == victim:
+        threading.Timer(0.004, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+    failed = None
+    for _ in range(500):
+        before = digest(big, blocks) if name in ("tree", "direct", "reduce", "reduce_scatter") else None
+        try:
+            calls[name]()
+            if comm.world_size < size:  # the victim died between two calls
+                failed = True
+                break
+        except pccl.RankConnectionLostError:
+            failed = before == digest(big, blocks) if before else True
+            break
+    data = np.ones(10)
+    comm.all_reduce(data, retry=True)
+    return [failed, float(data[0])]
+
+
+@pytest.mark.parametrize(
+    "name", ["broadcast", "reduce", "all_gather", "reduce_scatter", "all_to_all", "tree", "direct"]
+)
+def test_a_death_in_each_collective(name):
+    with Cluster() as cluster:
+        peers = cluster.join(4)
+        for rank, peer in enumerate(peers):
+            peer.start(lose_in, rank=rank, size=4, name=name, victim=3)
+        assert [peer.wait() for peer in peers[:3]] == [[True, 3.0]] * 3
+
+
+def refuse(peer, rank, size):
+    comm = peer.comm
+    data = np.ones(12, "float32")
+    calls = [
+        lambda: comm.broadcast(data, root=size),
+        lambda: comm.send(data, rank),
+        lambda: comm.all_gather(data, np.ones(5, "float32")),
+        lambda: comm.all_gather(data, counts=[12]),
+        lambda: comm.all_reduce(data, op="band"),
+        lambda: comm.all_reduce(data, op="sum", weight=2),
+        lambda: comm.all_reduce(np.ones(3, bool), op="avg"),
+        lambda: comm.all_to_all(data, data),
+        lambda: comm.reduce_scatter(data, data[1:5]),
+        lambda: comm.all_reduce(data, algorithm="magic"),
+    ]
+    refused = []
+    for call in calls:
+        try:
+            call()
+            refused.append("no error")
+        except pccl.InvalidArgumentError:
+            refused.append("")
+    comm.all_reduce(data)
+    return [refused, float(data[0])]
+
+
+def test_wrong_arguments_are_refused_before_anything_is_sent(three):
+    assert everywhere(three, refuse) == [[[""] * 10, 3.0]] * 3
+
+
+def test_a_collective_of_one_is_refused():
+    def alone(peer):
+        peer.comm.broadcast(np.ones(3))
+
+    with Cluster() as cluster:
+        (peer,) = cluster.join(1)
+        with pytest.raises(RemoteError) as caught:
+            peer.call(alone)
+        assert caught.value.type == "TooFewPeersError"
