@@ -1,0 +1,351 @@
+"""All-reduce over wide-area links, ours and Gloo's in the same run: python bench/wan.py [--scenario NAME] [--quick]
+
+Each scenario is a network of wan/emulator.py with a peer in each of its namespaces and the master beside peer 0. Before
+each run of peers the network itself is measured: round trip, and what plain TCP reaches one way with the same bytes,
+connections and congestion control. A sample is the slowest peer's time for one operation; operations run back to back,
+in place, ours with its verdict (strict). Every result is verified.
+
+The ideal is the least time that any algorithm needs: one hop with (n-1)B bytes, or two with 2(n-1)/n B, through each
+node's access link, headers included. A strict call has to add a round trip to the master, for the verdict.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path as FilePath
+from typing import IO, Any
+
+from wan import calibrate
+from wan.emulator import Access, Path, Wan, why_not
+
+BENCH = FilePath(__file__).resolve().parent
+ROOT = BENCH.parent
+RESULTS = BENCH / "results"
+PEER = str(BENCH / "wan" / "peer.py")
+HEADERS_BYTES = 52  # IPv4, TCP and its timestamps, of each packet
+KIB, MIB = 1 << 10, 1 << 20
+MASTER_PORT = 48148
+LATE_LIMIT_US = 5000.0  # a tenth of the round trips here
+
+
+@dataclass(frozen=True)
+class Cell:
+    bytes: int
+    samples: int = 9
+    warmups: int = 1
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """``runs``: library and connections per pair of peers."""
+
+    title: str
+    nodes: int
+    rate_bps: float
+    cells: tuple[Cell, ...]
+    runs: tuple[tuple[str, int], ...]
+    delay_s: float = 0.025
+    queue_s: float = 0.05
+    loss: float = 0.0
+    congestion: str | None = None
+    limit_s: float = 120.0  # of one run of peers
+    note: str = ""
+
+
+SIZES = (Cell(KIB), Cell(MIB), Cell(64 * MIB))
+ALL = (("pccl", 1), ("pccl", 4), ("pccl", 16), ("gloo", 1))
+SCENARIOS = {
+    "1g": Scenario("2 peers, 50 ms, 1 Gbit/s", 2, 1e9, SIZES, ALL),
+    "200m": Scenario("2 peers, 50 ms, 200 Mbit/s", 2, 200e6, SIZES, ALL, limit_s=240),
+    "loss": Scenario(
+        "2 peers, 50 ms, 1 Gbit/s, 0.5 % loss, cubic", 2, 1e9, (Cell(8 * MIB, samples=3, warmups=0),),
+        (("pccl", 1), ("pccl", 16), ("gloo", 1)), loss=0.005, congestion="cubic", limit_s=240,
+        note="3 samples without warm-up: an operation over one connection takes half a minute",
+    ),
+    "eight": Scenario(
+        "8 peers, 50 ms, 1 Gbit/s", 8, 1e9, (Cell(MIB),), (("pccl", 1), ("pccl", 4), ("gloo", 1)), limit_s=180
+    ),
+}  # fmt: skip
+
+
+def quick(scenario: Scenario) -> Scenario:
+    cells = tuple(replace(cell, samples=3) for cell in scenario.cells if cell.bytes <= 8 * MIB)
+    runs = tuple(run for run in scenario.runs if run[1] != 4)
+    return replace(scenario, cells=cells, runs=runs, note="quick: 3 samples, nothing above 8 MiB")
+
+
+def ideal_s(scenario: Scenario, bytes_: int, mtu: int) -> float:
+    n = scenario.nodes
+    payload_bps = scenario.rate_bps * (mtu - HEADERS_BYTES) / mtu
+    one_hop = scenario.delay_s + (n - 1) * bytes_ * 8 / payload_bps
+    two_hops = 2 * scenario.delay_s + 2 * (n - 1) / n * bytes_ * 8 / payload_bps
+    return min(one_hop, two_hops)
+
+
+# ------------------------------------------------------------------------------------------------------------- peers --
+
+
+def environment() -> dict[str, str]:
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "GLOO_SOCKET_IFNAME": "wan0",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def start_master(wan: Wan) -> subprocess.Popen[Any]:
+    command = [sys.executable, "-m", "pccl.master", "--listen-address", f"{wan.addresses[0]}:{MASTER_PORT}"]
+    process = wan.run_in(0, command, stdout=subprocess.PIPE, text=True, env=environment())
+    assert process.stdout is not None
+    if not process.stdout.readline().startswith("master listening"):
+        raise RuntimeError("the master did not start")
+    return process
+
+
+def run_peers(wan: Wan, scenario: Scenario, library: str, connections: int) -> tuple[list[list[Any]], str | None]:
+    """Each peer's lines, as far as it came, and what went wrong."""
+    settings = {
+        "library": library,
+        "world": scenario.nodes,
+        "master": f"{wan.addresses[0]}:{MASTER_PORT}",
+        "connections": connections,
+        "timeout_s": scenario.limit_s,
+        "cells": [asdict(cell) for cell in scenario.cells],
+    }
+    with contextlib.ExitStack() as files:
+        outputs, errors = [
+            [files.enter_context(tempfile.TemporaryFile("w+")) for _ in range(scenario.nodes)] for _ in range(2)
+        ]
+        peers = []
+        for rank in range(scenario.nodes):
+            own = json.dumps({**settings, "rank": rank, "address": wan.addresses[rank]})
+            command = [sys.executable, PEER, own]
+            peers.append(wan.run_in(rank, command, stdout=outputs[rank], stderr=errors[rank], env=environment()))
+        failure = wait_for(peers, scenario.limit_s)
+        for peer in peers:
+            peer.kill()
+            peer.wait()
+        lines = [[json.loads(line) for line in text(file).splitlines() if line.startswith("{")] for file in outputs]
+        if failure is not None:
+            failure += "".join(f"\npeer {rank}: {text(file)[-500:]}" for rank, file in enumerate(errors))
+    return lines, failure
+
+
+def text(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read()
+
+
+def wait_for(peers: list[subprocess.Popen[Any]], limit_s: float) -> str | None:
+    """None when all have ended well; the first that fails ends the wait."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        codes = [peer.poll() for peer in peers]
+        if any(code not in (None, 0) for code in codes):
+            return f"exit codes {codes}"
+        if all(code == 0 for code in codes):
+            return None
+        time.sleep(0.05)
+    return f"not done after {limit_s:.0f} s"
+
+
+# --------------------------------------------------------------------------------------------------------- scenarios --
+
+
+def joined(scenario: Scenario, cell: Cell, measured: list[dict[str, Any]], mtu: int) -> dict[str, Any]:
+    samples_ms = [max(peer["seconds"][i] for peer in measured) * 1000 for i in range(cell.samples)]
+    least_ms = ideal_s(scenario, cell.bytes, mtu) * 1000
+    return {
+        "bytes": cell.bytes,
+        "median_ms": statistics.median(samples_ms),
+        "min_ms": min(samples_ms),
+        "max_ms": max(samples_ms),
+        "ideal_ms": least_ms,
+        "ideal_strict_ms": least_ms + 2 * scenario.delay_s * 1000,
+        "wrong": sum(peer["wrong"] for peer in measured),
+        "cpu_s_of_peers": [peer["cpu_s"] for peer in measured],
+        "samples_ms": samples_ms,
+        "samples_ms_of_peers": [[second * 1000 for second in peer["seconds"]] for peer in measured],
+    }
+
+
+def emulator_share(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """What the emulator did between two reports."""
+    counters = ("packets", "delivered", "queue_drops", "losses", "overflow", "refused", "late_over_1ms")
+    wall_s = after["wall_s"] - before["wall_s"]
+    return {
+        **{name: after[name] - before[name] for name in counters},
+        "cores": (after["cpu_s"] - before["cpu_s"]) / wall_s,
+        "wall_s": wall_s,
+        "late_max_us": after["late_recent_us"],
+    }
+
+
+def run_once(wan: Wan, scenario: Scenario, library: str, connections: int) -> dict[str, Any]:
+    """One library with one number of connections: the network first, then the peers."""
+    largest = max(cell.bytes for cell in scenario.cells)
+    trip = calibrate.round_trip(wan)
+    plain = calibrate.throughput(wan, largest, connections, timeout=scenario.limit_s)
+    master = start_master(wan) if library == "pccl" else None
+    before = wan.report()
+    lines, failure = run_peers(wan, scenario, library, connections)
+    emulator = emulator_share(before, wan.report())
+    if master is not None:
+        master.terminate()
+        master.communicate()
+    done = min(len(of_peer) for of_peer in lines)
+    cells = [
+        joined(scenario, cell, [of_peer[i] for of_peer in lines], wan.mtu)
+        for i, cell in enumerate(scenario.cells[:done])
+    ]
+    return {
+        "library": library,
+        "connections": connections,
+        "round_trip": trip,
+        "plain_tcp": plain,
+        "cells": cells,
+        "failure": failure,
+        "emulator": emulator,
+        "void": why_void(emulator, wan.kernel_drops()),
+    }
+
+
+def why_void(emulator: dict[str, Any], kernel_drops: int) -> str | None:
+    """What makes a measurement say something about the emulator instead."""
+    if emulator["overflow"] or emulator["refused"] or kernel_drops:
+        return f"packets that the emulator lost: {emulator['overflow']}, {emulator['refused']}, {kernel_drops}"
+    if emulator["late_max_us"] > LATE_LIMIT_US:
+        return f"a packet that was {emulator['late_max_us'] / 1000:.1f} ms late"
+    return None
+
+
+def run_scenario(scenario: Scenario, arguments: argparse.Namespace) -> dict[str, Any]:
+    congestion = arguments.congestion or scenario.congestion
+    access = Access(rate_bps=scenario.rate_bps, queue_s=scenario.queue_s)
+    path = Path(delay_s=scenario.delay_s, loss=scenario.loss)
+    found = []
+    with Wan(
+        scenario.nodes, path=path, access=access, mtu=arguments.mtu, seed=arguments.seed, congestion=congestion
+    ) as wan:
+        print(f"\n{scenario.title} (seed {wan.seed}, {congestion or system_congestion()})", flush=True)
+        print(f"{'':9} {'conns':>5} {'bytes':>9} {'median':>9} {'ideal':>8} {'strict':>8}  plain TCP", flush=True)
+        for library, connections in scenario.runs:
+            run = run_once(wan, scenario, library, connections)
+            found.append(run)
+            print_run(run)
+        seed = wan.seed
+    settings = asdict(scenario)
+    settings.update(congestion=congestion or system_congestion(), mtu=arguments.mtu, seed=seed)
+    return {"settings": settings, "runs": found, "emulator": wan.final_report}
+
+
+def print_run(run: dict[str, Any]) -> None:
+    plain = f"{run['plain_tcp']['mbit_per_s']:.0f} Mbit/s ({run['plain_tcp']['tool']})"
+    for cell in run["cells"]:
+        print(
+            f"{run['library']:9} {run['connections']:>5} {cell['bytes']:>9} {cell['median_ms']:>9.1f}"
+            f" {cell['ideal_ms']:>8.1f} {cell['ideal_strict_ms']:>8.1f}  {plain}"
+            + ("  WRONG" if cell["wrong"] else ""),
+            flush=True,
+        )
+    emulator, trip = run["emulator"], run["round_trip"]
+    print(
+        f"{'':9} round trip {trip['median_ms']:.2f} ms, p99 {trip['p99_ms']:.2f};"
+        f" emulator {emulator['cores']:.2f} cores, late at most {emulator['late_max_us'] / 1000:.2f} ms, {emulator['queue_drops']} dropped,"
+        f" {emulator['losses']} lost of {emulator['packets']}",
+        flush=True,
+    )
+    for problem in (run["failure"], run["void"] and f"VOID: {run['void']}"):
+        if problem:
+            print(f"{'':9} {problem}", flush=True)
+
+
+# ------------------------------------------------------------------------------------------------------------ result --
+
+
+def system_congestion() -> str:
+    return FilePath("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
+
+
+def machine() -> dict[str, Any]:
+    models = [line.partition(":")[2].strip() for line in text_of("/proc/cpuinfo") if line.startswith("model name")]
+    return {
+        "name": f"{platform.machine()}-{os.cpu_count()}",
+        "processor": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
+
+
+def text_of(path: str) -> list[str]:
+    return FilePath(path).read_text().splitlines()
+
+
+def commit() -> str:
+    """Of the checkout, with a + when files differ from it; the results themselves don't count."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=False).stdout
+
+    changed = git("status", "--porcelain", "--", ".", ":(exclude)bench/results").strip()
+    return git("rev-parse", "--short=12", "HEAD").strip() + ("+" if changed else "")
+
+
+def write(name: str, found: dict[str, Any], folder: FilePath) -> FilePath:
+    """Put a scenario's result in the place of its last one; those of other scenarios stay."""
+    about = machine()
+    file = folder / f"wan-{about['name']}.json"
+    results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    results[name] = {
+        "machine": about,
+        "commit": commit(),
+        "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "load_average": os.getloadavg(),
+        **found,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(results, indent=1) + "\n")
+    partial.replace(file)
+    return file
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenario", action="append", choices=sorted(SCENARIOS), help="may be repeated; default: all")
+    parser.add_argument("--quick", action="store_true", help="few samples, small sizes; writes no result")
+    parser.add_argument("--results", type=FilePath, default=RESULTS, metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument("--mtu", type=int, default=1500)
+    parser.add_argument("--seed", type=int, help="of the losses; default: a random one, printed")
+    parser.add_argument("--congestion", help="for all connections; default: the scenario's, else the system's")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse()
+    reason = why_not()
+    if reason is not None:
+        raise SystemExit(f"wan: {reason}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for name in arguments.scenario or SCENARIOS:
+        scenario = quick(SCENARIOS[name]) if arguments.quick else SCENARIOS[name]
+        found = run_scenario(scenario, arguments)
+        if not arguments.quick:
+            print(f"written to {write(name, found, arguments.results)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
