@@ -92,6 +92,41 @@ def test_loss_takes_its_share_of_one_direction():
         assert send_and_count(wan, 0, 1, 300) == 300
 
 
+RECEIVER = """
+import hashlib, socket
+server = socket.create_server(("0.0.0.0", 5600))
+print("ready", flush=True)
+end, digest = server.accept()[0], hashlib.sha256()
+while data := end.recv(1 << 16):
+    digest.update(data)
+print(digest.hexdigest())
+"""
+
+SENDER = """
+import hashlib, random, socket, sys
+data = random.Random(3).randbytes(3 << 20)
+with socket.create_connection((sys.argv[1], 5600)) as end:
+    end.sendall(data)
+print(hashlib.sha256(data).hexdigest())
+"""
+
+
+def test_frames_of_several_packets_lose_single_ones():
+    """The kernel doesn't verify the checksums of what stays in the machine, so a frame cut wrongly would show here."""
+    with Wan(2, path=Path(delay_s=0.001, loss=0.02), seed=11, segments=16, congestion="reno") as wan:
+        receiver = wan.run_in(1, [sys.executable, "-c", RECEIVER], stdout=subprocess.PIPE, text=True)
+        assert receiver.stdout.readline() == "ready\n"
+        sent = wan.check_in(0, [sys.executable, "-c", SENDER, wan.addresses[1]], timeout=60)
+        assert len(sent.stdout) == 65
+        assert receiver.communicate(timeout=60)[0] == sent.stdout
+        report = wan.report()
+        forward = report["paths"][0]
+        assert forward["bytes"] > (3 << 20) * 1500 / 1448
+        assert 20 < forward["losses"] < 80  # of at least 2173 packets
+        assert forward["losses"] + report["nodes"][1]["delivered"] == forward["packets"]
+        assert report["frames"] < report["packets"]
+
+
 def test_the_same_seed_loses_the_same_packets():
     def losses(seed):
         with Wan(2, path=Path(loss=0.3), seed=seed) as wan:

@@ -15,7 +15,7 @@
  * One thread; sleeps until a packet comes or is due. In a round that moved packets it sleeps at least a quantum before
  * the next: at a gigabit per second a wake-up per packet would cost more than the packets. That is the price in
  * lateness: up to a quantum on the way in and another on the way out, when there is traffic. Memory is allocated before
- * the start; a packet that finds no free slot is dropped and counted as overflow, which makes a measurement void.
+ * the start; what finds no free slot is dropped and counted as overflow, which makes a measurement void.
  */
 #define _GNU_SOURCE 1
 #include "network.h"
@@ -45,8 +45,8 @@ struct emulator {
     struct wan_tun tuns[WAN_NODES_MAX];
     bool configured, started, ended, realtime;
     uint64_t seed, quantum_ns, start_ns;
-    uint64_t overflow, refused; /* no slot; the kernel didn't take it */
-    uint64_t late_max_ns, late_recent_ns, late_sum_ns, late_over_ms, deliveries;
+    uint64_t refused; /* frames that the kernel didn't take */
+    uint64_t late_max_ns, late_recent_ns, late_sum_ns, late_over_ms, frames;
     char line[LINE_BYTES];
     size_t line_bytes;
 };
@@ -59,31 +59,30 @@ static uint64_t now_ns(void) {
 
 /* Packets ------------------------------------------------------------------------------------------------------- */
 
-/* Returns how many came from node i; a batch at most, so that one busy node doesn't hold up the others. */
+/* Returns how many frames came from node i; a batch at most, so that one busy node doesn't hold up the others. */
 static uint32_t take_in(struct emulator *emulator, uint32_t i) {
     uint32_t count = 0;
     for (; count < BATCH; count++) {
-        const uint32_t packet = wan_pool_take(&emulator->pool);
+        const uint32_t frame = wan_pool_take(&emulator->pool);
         uint8_t surplus[1];
-        const bool full = packet == WAN_NO_PACKET;
-        void *const into = full ? surplus : wan_pool_bytes(&emulator->pool, packet);
+        const bool full = frame == WAN_NO_PACKET;
+        void *const into = full ? surplus : wan_pool_bytes(&emulator->pool, frame);
         const ssize_t len = read(emulator->tuns[i].fd, into, full ? sizeof surplus : emulator->pool.slot_bytes);
-        if (len <= 0) {
-            if (!full) wan_pool_give(&emulator->pool, packet);
+        if (len > 0 && full) {
+            emulator->network.overflow++;
+        } else if (len > 0) {
+            emulator->pool.packets[frame].len_bytes = (uint32_t)len;
+            wan_network_send(&emulator->network, i, frame, now_ns());
+        } else {
+            if (!full) wan_pool_give(&emulator->pool, frame);
             break;
         }
-        if (full) {
-            emulator->overflow++;
-            continue;
-        }
-        emulator->pool.packets[packet].len_bytes = (uint32_t)len;
-        wan_network_send(&emulator->network, i, packet, now_ns());
     }
     return count;
 }
 
 static void note_lateness(struct emulator *emulator, uint64_t late_ns) {
-    emulator->deliveries++;
+    emulator->frames++;
     emulator->late_sum_ns += late_ns;
     if (late_ns > NS_PER_MS) emulator->late_over_ms++;
     if (late_ns > emulator->late_recent_ns) emulator->late_recent_ns = late_ns;
@@ -95,13 +94,13 @@ static uint32_t hand_out(struct emulator *emulator) {
     uint64_t now = now_ns();
     wan_network_advance(&emulator->network, now);
     for (uint32_t i = 0; i < emulator->network.node_count; i++) {
-        for (uint32_t packet; packet = wan_network_receive(&emulator->network, i, now), packet != WAN_NO_PACKET;) {
-            const struct wan_packet *held = &emulator->pool.packets[packet];
+        for (uint32_t frame; frame = wan_network_receive(&emulator->network, i, now), frame != WAN_NO_PACKET;) {
+            const struct wan_packet *held = &emulator->pool.packets[frame];
             now = now_ns();
             note_lateness(emulator, now - held->due_ns);
-            const uint8_t *bytes = wan_pool_bytes(&emulator->pool, packet);
+            const uint8_t *bytes = wan_pool_bytes(&emulator->pool, frame);
             if (write(emulator->tuns[i].fd, bytes, held->len_bytes) != (ssize_t)held->len_bytes) emulator->refused++;
-            wan_pool_give(&emulator->pool, packet);
+            wan_pool_give(&emulator->pool, frame);
             count++;
         }
     }
@@ -143,8 +142,9 @@ static void report_paths(const struct wan_network *network) {
 /* The largest lateness is given twice: since the last report, and of all time. */
 static void report(struct emulator *emulator) {
     const struct wan_network *network = &emulator->network;
-    uint64_t packets = 0, drops = 0, losses = 0;
+    uint64_t packets = 0, delivered = 0, drops = 0, losses = 0;
     for (uint32_t i = 0; i < network->node_count; i++) {
+        delivered += network->nodes[i].delivered;
         drops += network->nodes[i].egress.dropped + network->nodes[i].ingress.dropped;
         for (uint32_t j = 0; j < network->node_count; j++) {
             packets += network->paths[i][j].offered;
@@ -153,14 +153,14 @@ static void report(struct emulator *emulator) {
         }
     }
     const double mean_us =
-        emulator->deliveries == 0 ? 0 : (double)emulator->late_sum_ns / (double)emulator->deliveries * 1e-3;
+        emulator->frames == 0 ? 0 : (double)emulator->late_sum_ns / (double)emulator->frames * 1e-3;
     printf("{\"seed\": %" PRIu64 ", \"realtime\": %s, \"quantum_us\": %.1f, \"wall_s\": %.6f, \"cpu_s\": %.6f, ",
            emulator->seed, emulator->realtime ? "true" : "false", (double)emulator->quantum_ns * 1e-3,
            (double)(now_ns() - emulator->start_ns) * 1e-9, cpu_s());
-    printf("\"packets\": %" PRIu64 ", \"delivered\": %" PRIu64 ", \"queue_drops\": %" PRIu64 ", \"losses\": %" PRIu64
-           ", \"unroutable\": %" PRIu64 ", \"overflow\": %" PRIu64 ", \"refused\": %" PRIu64 ", \"held_max\": %u, ",
-           packets, emulator->deliveries, drops, losses, network->unroutable, emulator->overflow, emulator->refused,
-           emulator->pool.held_max);
+    printf("\"packets\": %" PRIu64 ", \"delivered\": %" PRIu64 ", \"frames\": %" PRIu64 ", \"queue_drops\": %" PRIu64
+           ", \"losses\": %" PRIu64 ", \"unroutable\": %" PRIu64 ", \"overflow\": %" PRIu64 ", \"refused\": %" PRIu64 ", \"held_max\": %u, ",
+           packets, delivered, emulator->frames, drops, losses, network->unroutable, network->overflow,
+           emulator->refused, emulator->pool.held_max);
     printf("\"late_recent_us\": %.1f, \"late_max_us\": %.1f, \"late_mean_us\": %.1f, \"late_over_1ms\": %" PRIu64 ", ",
            (double)emulator->late_recent_ns * 1e-3, (double)emulator->late_max_ns * 1e-3, mean_us,
            emulator->late_over_ms);

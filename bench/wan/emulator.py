@@ -24,12 +24,14 @@ from typing import Any
 
 HERE = FilePath(__file__).resolve().parent
 BUILD = HERE.parent.parent / "build" / "wan"
-SOURCES = ("emulator.c", "network.c", "packet_pool.c", "tun_device.c")
+SOURCES = ("emulator.c", "network.c", "packet_pool.c", "segments.c", "tun_device.c")
 CFLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Wconversion")
 INTERFACE = "wan0"
 NODES_MAX = 16
 _ANSWER_S = 10.0
 _TUN_QUEUE_PACKETS = 10000  # the kernel's, before the emulator: never the bottleneck
+_FRAME_HEADER_BYTES = 10
+_BURST_S = 0.0002
 _CLONE_NEWNET = 0x40000000
 
 
@@ -93,8 +95,19 @@ def build() -> FilePath:
     return program
 
 
+def _segments_for(rate_bps: float, mtu: int) -> int:
+    """As many as the access link sends in a burst time, and an unlimited one as if it were fast."""
+    if rate_bps == 0:
+        return 16
+    return int(min(max(rate_bps * _BURST_S / 8 / mtu, 1), 65000 // mtu, 42))
+
+
 class Wan:
-    """``path`` is one for all pairs, or a function of (from, to)."""
+    """``path`` is one for all pairs, or a function of (from, to).
+
+    A program may hand over up to ``segments`` TCP packets at once, as it does with real hardware. The emulator decides
+    about each by itself but delivers them together, with the last; None: as many as take 0.2 ms.
+    """
 
     def __init__(
         self,
@@ -106,7 +119,8 @@ class Wan:
         seed: int | None = None,
         congestion: str | None = None,
         prefix: str = "10.77.0",
-        quantum_us: float = 50.0,
+        quantum_us: float = 100.0,
+        segments: int | None = None,
         slots: int = 1 << 18,
     ) -> None:
         if not 2 <= nodes <= NODES_MAX:
@@ -120,7 +134,9 @@ class Wan:
         self._prefix = prefix
         self._path = path if callable(path) else lambda _from, _to: path
         self._access = access
-        self._header = f"nodes {nodes} {slots} {mtu} {self.seed} {round(quantum_us * 1000)}"
+        self.segments = segments or _segments_for(access.rate_bps, mtu)
+        slot_bytes = _FRAME_HEADER_BYTES + mtu * self.segments
+        self._header = f"nodes {nodes} {slots} {slot_bytes} {self.seed} {round(quantum_us * 1000)}"
         self._emulator: subprocess.Popen[bytes] | None = None
         self._namespaces: list[str] = []
         self._children: list[subprocess.Popen[Any]] = []
@@ -199,6 +215,7 @@ class Wan:
                 *(f"test ! -e /proc/sys/net/{name} || echo {value} > /proc/sys/net/{name}"
                   for name, value in settings.items()),
                 "ip link set lo up",
+                f"ip link set {INTERFACE} gso_max_size {self.mtu * self.segments} gso_max_segs {self.segments}",
                 f"ip link set {INTERFACE} mtu {self.mtu} txqueuelen {_TUN_QUEUE_PACKETS} up",
                 f"ip address add {self.addresses[node]}/24 dev {INTERFACE} noprefixroute",
                 f"ip route add {self._prefix}.0/24 dev {INTERFACE} src {self.addresses[node]}{congestion}",

@@ -1,6 +1,7 @@
 /*
  * The emulated network: nodes with an access link each, and a path for every directed pair of them. Pure: the time is an
- * argument, packets are slots of a pool, and chance comes from the seed.
+ * argument, frames are slots of a pool, and chance comes from the seed. A frame is one packet or several that follow each
+ * other (segments.h); rates, queues, losses and all counters are those of packets.
  */
 #ifndef WAN_NETWORK_H
 #define WAN_NETWORK_H
@@ -39,21 +40,22 @@ struct wan_network {
     uint32_t node_count;
     struct wan_node nodes[WAN_NODES_MAX];
     struct wan_path paths[WAN_NODES_MAX][WAN_NODES_MAX]; /* [from][to] */
-    uint64_t arrivals_ns[WAN_NODES_MAX][WAN_NODES_MAX];  /* [to][from]: when the next packet in flight arrives */
+    uint64_t arrivals_ns[WAN_NODES_MAX][WAN_NODES_MAX];  /* [to][from]: when the next frame in flight arrives */
     uint64_t unroutable;
+    uint64_t overflow; /* packets that found no free slot */
 };
 
 void wan_shaper_set(struct wan_shaper *shaper, uint64_t rate_bps, uint64_t queue_bytes);
 
 void wan_network_init(struct wan_network *network, struct wan_pool *pool, uint32_t node_count, uint64_t seed);
 
-/* Node `from` sends the packet. The network owns it from now on. */
-void wan_network_send(struct wan_network *network, uint32_t from, uint32_t packet, uint64_t now_ns);
+/* Node `from` sends the frame. The network owns it from now on. */
+void wan_network_send(struct wan_network *network, uint32_t from, uint32_t frame, uint64_t now_ns);
 
 /* Takes what has crossed its path by now to the receivers' ingress links, in the order of arrival. */
 void wan_network_advance(struct wan_network *network, uint64_t now_ns);
 
-/* The next packet for `node` that is due, now the caller's, or WAN_NO_PACKET. After wan_network_advance(now). */
+/* The next frame for `node` that is due, now the caller's, or WAN_NO_PACKET. After wan_network_advance(now). */
 uint32_t wan_network_receive(struct wan_network *network, uint32_t node, uint64_t now_ns);
 
 /* When there is something to do next; UINT64_MAX: nothing is under way. */

@@ -1,4 +1,4 @@
-/* Packets held by the emulator: a fixed number of slots, taken and given back in O(1), and queues threaded through them. */
+/* Frames held by the emulator: a fixed number of slots, taken and given back in O(1), and queues threaded through them. */
 #ifndef WAN_PACKET_POOL_H
 #define WAN_PACKET_POOL_H
 
@@ -8,8 +8,9 @@
 #define WAN_NO_PACKET UINT32_MAX
 
 struct wan_packet {
-    uint64_t due_ns; /* when it leaves the queue that holds it */
-    uint32_t next;   /* in its queue, or in the list of free slots */
+    uint64_t due_ns;  /* when its last bit leaves the queue that holds it */
+    uint64_t span_ns; /* by so much its first segment is due earlier */
+    uint32_t next;    /* in its queue, or in the list of free slots */
     uint32_t len_bytes;
 };
 

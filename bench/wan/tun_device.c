@@ -22,10 +22,12 @@ static int open_here(struct wan_tun *tun, const char *interface, const char **st
     *step = "open /dev/net/tun";
     tun->fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
     if (tun->fd < 0) return errno;
-    struct ifreq request = {.ifr_flags = IFF_TUN | IFF_NO_PI};
+    struct ifreq request = {.ifr_flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR};
     (void)snprintf(request.ifr_name, sizeof request.ifr_name, "%s", interface);
     *step = "TUNSETIFF";
-    return ioctl(tun->fd, TUNSETIFF, &request) == 0 ? 0 : errno;
+    if (ioctl(tun->fd, TUNSETIFF, &request) != 0) return errno;
+    *step = "TUNSETOFFLOAD";
+    return ioctl(tun->fd, TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO4) == 0 ? 0 : errno;
 }
 
 int wan_tun_open(struct wan_tun *tun, const char *interface, const char **step) {

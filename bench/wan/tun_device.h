@@ -3,7 +3,7 @@
 #define WAN_TUN_DEVICE_H
 
 struct wan_tun {
-    int fd;           /* non-blocking; one read or write is one IP packet */
+    int fd;           /* non-blocking; one read or write is one frame (segments.h) */
     int namespace_fd; /* the only thing that keeps the namespace while no process is in it */
 };
 
