@@ -37,6 +37,7 @@ HEADERS_BYTES = 52  # IPv4, TCP and its timestamps, of each packet
 KIB, MIB = 1 << 10, 1 << 20
 MASTER_PORT = 48148
 LATE_SHARE_LIMIT = 0.01  # of the frames, more than 1 ms late; single ones are what a shared machine does
+ATTEMPTS = 3  # a run that is void is done again
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,19 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Scenario:
-    """``runs``: library and connections per pair of peers."""
+class Run:
+    library: str
+    connections: int  # per pair of peers; Gloo has one
+    samples: int = 0  # of each cell; 0: what the cell says
 
+
+@dataclass(frozen=True)
+class Scenario:
     title: str
     nodes: int
     rate_bps: float
     cells: tuple[Cell, ...]
-    runs: tuple[tuple[str, int], ...]
+    runs: tuple[Run, ...]
     delay_s: float = 0.025
     queue_s: float = 0.05
     loss: float = 0.0
@@ -64,24 +70,25 @@ class Scenario:
 
 
 SIZES = (Cell(KIB), Cell(MIB), Cell(64 * MIB))
-ALL = (("pccl", 1), ("pccl", 4), ("pccl", 16), ("gloo", 1))
+ALL = (Run("pccl", 1), Run("pccl", 4), Run("pccl", 16), Run("gloo", 1))
 SCENARIOS = {
     "1g": Scenario("2 peers, 50 ms, 1 Gbit/s", 2, 1e9, SIZES, ALL),
     "200m": Scenario("2 peers, 50 ms, 200 Mbit/s", 2, 200e6, SIZES, ALL, limit_s=240),
     "loss": Scenario(
-        "2 peers, 50 ms, 1 Gbit/s, 0.5 % loss, cubic", 2, 1e9, (Cell(8 * MIB, samples=3, warmups=0),),
-        (("pccl", 1), ("pccl", 16), ("gloo", 1)), loss=0.005, congestion="cubic", limit_s=240,
-        note="3 samples without warm-up: an operation over one connection takes half a minute",
+        "2 peers, 50 ms, 1 Gbit/s, 0.5 % loss, cubic", 2, 1e9, (Cell(8 * MIB, warmups=0),),
+        (Run("pccl", 1, samples=3), Run("pccl", 16), Run("gloo", 1, samples=3)),
+        loss=0.005, congestion="cubic", limit_s=240,
+        note="no warm-up, and 3 samples over one connection: an operation takes half a minute there",
     ),
     "eight": Scenario(
-        "8 peers, 50 ms, 1 Gbit/s", 8, 1e9, (Cell(MIB),), (("pccl", 1), ("pccl", 4), ("gloo", 1)), limit_s=180
+        "8 peers, 50 ms, 1 Gbit/s", 8, 1e9, (Cell(MIB),), (Run("pccl", 1), Run("pccl", 4), Run("gloo", 1)), limit_s=180
     ),
 }  # fmt: skip
 
 
 def quick(scenario: Scenario) -> Scenario:
     cells = tuple(replace(cell, samples=3) for cell in scenario.cells if cell.bytes <= 8 * MIB)
-    runs = tuple(run for run in scenario.runs if run[1] != 4)
+    runs = tuple(replace(run, samples=0) for run in scenario.runs if run.connections != 4)
     return replace(scenario, cells=cells, runs=runs, note="quick: 3 samples, nothing above 8 MiB")
 
 
@@ -114,15 +121,15 @@ def start_master(wan: Wan) -> subprocess.Popen[Any]:
     return process
 
 
-def run_peers(wan: Wan, scenario: Scenario, library: str, connections: int) -> tuple[list[list[Any]], str | None]:
+def run_peers(wan: Wan, scenario: Scenario, run: Run, cells: list[Cell]) -> tuple[list[list[Any]], str | None]:
     """Each peer's lines, as far as it came, and what went wrong."""
     settings = {
-        "library": library,
+        "library": run.library,
         "world": scenario.nodes,
         "master": f"{wan.addresses[0]}:{MASTER_PORT}",
-        "connections": connections,
+        "connections": run.connections,
         "timeout_s": scenario.limit_s,
-        "cells": [asdict(cell) for cell in scenario.cells],
+        "cells": [asdict(cell) for cell in cells],
     }
     with contextlib.ExitStack() as files:
         outputs, errors = [
@@ -198,29 +205,27 @@ def emulator_share(before: dict[str, Any], after: dict[str, Any]) -> dict[str, A
     }
 
 
-def run_once(wan: Wan, scenario: Scenario, library: str, connections: int) -> dict[str, Any]:
-    """One library with one number of connections: the network first, then the peers."""
-    largest = max(cell.bytes for cell in scenario.cells)
+def run_once(wan: Wan, scenario: Scenario, run: Run) -> dict[str, Any]:
+    """The network first, then the peers."""
+    cells = [replace(cell, samples=run.samples or cell.samples) for cell in scenario.cells]
     trip = calibrate.round_trip(wan)
-    plain = calibrate.throughput(wan, largest, connections, timeout=scenario.limit_s)
-    master = start_master(wan) if library == "pccl" else None
+    plain = calibrate.throughput(wan, max(cell.bytes for cell in cells), run.connections, timeout=scenario.limit_s)
+    master = start_master(wan) if run.library == "pccl" else None
     before = counted(wan)
-    lines, failure = run_peers(wan, scenario, library, connections)
+    lines, failure = run_peers(wan, scenario, run, cells)
     emulator = emulator_share(before, counted(wan))
     if master is not None:
         master.terminate()
         master.communicate()
     done = min(len(of_peer) for of_peer in lines)
-    cells = [
-        joined(scenario, cell, [of_peer[i] for of_peer in lines], wan.mtu)
-        for i, cell in enumerate(scenario.cells[:done])
-    ]
     return {
-        "library": library,
-        "connections": connections,
+        "library": run.library,
+        "connections": run.connections,
         "round_trip": trip,
         "plain_tcp": plain,
-        "cells": cells,
+        "cells": [
+            joined(scenario, cell, [of_peer[i] for of_peer in lines], wan.mtu) for i, cell in enumerate(cells[:done])
+        ],
         "failure": failure,
         "emulator": emulator,
         "void": why_void(emulator),
@@ -246,10 +251,15 @@ def run_scenario(scenario: Scenario, arguments: argparse.Namespace) -> dict[str,
     ) as wan:
         print(f"\n{scenario.title} (seed {wan.seed}, {congestion or system_congestion()})", flush=True)
         print(f"{'':9} {'conns':>5} {'bytes':>9} {'median':>9} {'ideal':>8} {'strict':>8}  plain TCP", flush=True)
-        for library, connections in scenario.runs:
-            run = run_once(wan, scenario, library, connections)
-            found.append(run)
-            print_run(run)
+        for run in scenario.runs:
+            voids = []
+            for _ in range(ATTEMPTS):
+                result = run_once(wan, scenario, run)
+                print_run(result)
+                if result["void"] is None:
+                    break
+                voids.append(result["void"])
+            found.append({**result, "voids": voids})
         seed = wan.seed
     settings = asdict(scenario)
     settings.update(congestion=congestion or system_congestion(), mtu=arguments.mtu, seed=seed)
