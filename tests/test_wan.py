@@ -1,9 +1,11 @@
 """The wide-area network of the benchmarks keeps the times, rates and losses it is told, and leaves nothing behind."""
 
+import ctypes
 import os
 import re
 import signal
 import statistics
+import struct
 import subprocess
 import sys
 import time
@@ -90,6 +92,61 @@ def test_loss_takes_its_share_of_one_direction():
         assert send_and_count(wan, 0, 2, 300) == 300
         wan.set_path(0, 1, Path(delay_s=0.001))
         assert send_and_count(wan, 0, 1, 300) == 300
+
+
+class Segments(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint32) for name in ("count", "header_bytes", "payload_bytes", "size")]
+
+
+def folded_sum(data):
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data[: len(data) // 2 * 2]))
+    if len(data) % 2:
+        total += data[-1] << 8
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+def tcp_frame(payload, size, sequence, flags, ip_id):
+    """virtio_net_hdr, IPv4, TCP with 12 bytes of options; the checksum of TCP left to be filled in."""
+    several = len(payload) > size
+    offload = struct.pack("=BBHHHH", 1, several, 62, size if several else 0, 20, 16)
+    addresses = bytes((10, 77, 0, 1, 10, 77, 0, 2))
+    ip = struct.pack("!BBHHHBBH", 0x45, 0, 52 + len(payload), ip_id, 0x4000, 64, 6, 0) + addresses
+    ip = ip[:10] + struct.pack("!H", 0xFFFF - folded_sum(ip)) + ip[12:]
+    pseudo = folded_sum(addresses + struct.pack("!HH", 6, 32 + len(payload)))
+    tcp = struct.pack("!HHIIBBHHH", 1, 2, sequence, 3, 0x80, flags, 4, pseudo, 0) + bytes(range(12))
+    return offload + ip + tcp + payload
+
+
+def test_a_cut_frame_is_what_hardware_would_send(tmp_path):
+    library = tmp_path / "segments.so"
+    source = BENCH / "wan" / "segments.c"
+    subprocess.run(["cc", "-std=c11", "-O1", "-shared", "-fPIC", source, "-o", library], check=True, timeout=60)
+    segments_c = ctypes.CDLL(str(library))
+    segments_c.wan_segments_parse.restype = ctypes.c_bool
+    size, fin, psh, ack, cwr = 100, 1, 8, 16, 128
+    payload = bytes(i * 7 % 251 for i in range(4 * size + 30))
+    frame = tcp_frame(payload, size, 2**32 - 150, fin | psh | ack | cwr, 65534)
+    found = Segments()
+    assert segments_c.wan_segments_parse(frame, len(frame), ctypes.byref(found))
+    assert (found.count, found.header_bytes, found.payload_bytes, found.size) == (5, 52, 430, 100)
+    for length in (*range(30), 40, 61, 62):  # no payload at all
+        assert not segments_c.wan_segments_parse(frame, length, ctypes.byref(found))
+    assert segments_c.wan_segments_parse(frame, len(frame), ctypes.byref(found))
+    wire_bytes = [segments_c.wan_segments_wire_bytes(ctypes.byref(found), i) for i in range(5)]
+    assert wire_bytes == [152, 152, 152, 152, 82]
+    for first in range(5):
+        for count in range(1, 6 - first):
+            out = ctypes.create_string_buffer(len(frame))
+            length = segments_c.wan_segments_cut(ctypes.byref(found), frame, first, count, out)
+            flags = ack | (cwr if first == 0 else 0) | (fin | psh if first + count == 5 else 0)
+            part = payload[first * size : (first + count) * size]
+            sequence = (2**32 - 150 + first * size) % 2**32
+            expected = bytearray(tcp_frame(part, size, sequence, flags, (65534 + first) % 65536))
+            expected[1] = count > 1
+            expected[4:6] = struct.pack("=H", size if count > 1 else 0)
+            assert out.raw[:length] == expected
 
 
 RECEIVER = """

@@ -10,7 +10,7 @@
  *     report             answer: one line of JSON
  *
  * `node` and `path` may come at any time, `report` after the start. A wrong line ends the emulator. So does the end of
- * input, that is: whoever started it, however he ended.
+ * input, that is, of the process that started it, however that came.
  *
  * One thread; sleeps until a packet comes or is due. In a round that moved packets it sleeps at least a quantum before
  * the next: at a gigabit per second a wake-up per packet would cost more than the packets. That is the price in
