@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import json
 import os
 import platform
@@ -28,13 +29,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path as FilePath
 from typing import IO, Any
 
+from harness import BENCH, RESULTS, ROOT, commit, machine, save, sysctl
 from wan import calibrate
 from wan.emulator import Access, Path, Wan, why_not
 
-BENCH = FilePath(__file__).resolve().parent
-ROOT = BENCH.parent
-RESULTS = BENCH / "results"
-PEER = str(BENCH / "wan" / "peer.py")
+PEER = str(BENCH / "wan" / "wan_peer.py")
 HEADERS_BYTES = 52  # IPv4, TCP and its timestamps, of each packet
 KIB, MIB = 1 << 10, 1 << 20
 MASTER_PORT = 48148
@@ -257,7 +256,10 @@ def run_scenario(scenario: Scenario, arguments: argparse.Namespace) -> dict[str,
     with Wan(
         scenario.nodes, path=path, access=access, mtu=arguments.mtu, seed=arguments.seed, congestion=congestion
     ) as wan:
-        print(f"\n{scenario.title} (seed {wan.seed}, {congestion or system_congestion()})", flush=True)
+        print(
+            f"\n{scenario.title} (seed {wan.seed}, {congestion or sysctl('net/ipv4/tcp_congestion_control')})",
+            flush=True,
+        )
         print(f"{'':9} {'conns':>5} {'bytes':>9} {'median':>9} {'ideal':>8} {'strict':>8}  plain TCP", flush=True)
         for run in scenario.runs:
             voids = []
@@ -270,7 +272,7 @@ def run_scenario(scenario: Scenario, arguments: argparse.Namespace) -> dict[str,
             found.append({**result, "voids": voids})
         seed = wan.seed
     settings = asdict(scenario)
-    settings.update(congestion=congestion or system_congestion(), mtu=arguments.mtu, seed=seed)
+    settings.update(congestion=congestion or sysctl("net/ipv4/tcp_congestion_control"), mtu=arguments.mtu, seed=seed)
     return {"settings": settings, "runs": found, "emulator": wan.final_report, "segments": wan.segments}
 
 
@@ -299,59 +301,22 @@ def print_run(run: dict[str, Any]) -> None:
 # ------------------------------------------------------------------------------------------------------------ result --
 
 
-def system_congestion() -> str:
-    return FilePath("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
-
-
-def machine() -> dict[str, Any]:
-    models = [line.partition(":")[2].strip() for line in text_of("/proc/cpuinfo") if line.startswith("model name")]
-    return {
-        "name": f"{platform.machine()}-{os.cpu_count()}",
-        "processor": models[0] if models else platform.processor(),
-        "cores": os.cpu_count(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-    }
-
-
-def text_of(path: str) -> list[str]:
-    return FilePath(path).read_text().splitlines()
-
-
-def commit() -> str:
-    """Of the checkout, with a + when files differ from it; the results themselves don't count."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=False).stdout
-
-    changed = git("status", "--porcelain", "--", ".", ":(exclude)bench/results").strip()
-    return git("rev-parse", "--short=12", "HEAD").strip() + ("+" if changed else "")
-
-
-def write(name: str, found: dict[str, Any], folder: FilePath) -> FilePath:
-    """Put a scenario's result in the place of its last one; those of other scenarios stay."""
-    about = machine()
-    file = folder / f"wan-{about['name']}.json"
-    results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    results[name] = {
-        "machine": about,
-        "commit": commit(),
-        "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "load_average": os.getloadavg(),
-        **found,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(results, indent=1) + "\n")
-    partial.replace(file)
-    return file
+def write(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
+    """Save the rows in the place of the last ones of their scenarios; the others stay. Each has its own commit and
+    date."""
+    file = arguments.out or RESULTS / f"wan-{platform.machine()}-{machine()['cores']}.json"
+    before = json.loads(file.read_text())["rows"] if file.exists() else []
+    names = {row["scenario"] for row in rows}
+    save("wan", arguments, [*(row for row in before if row["scenario"] not in names), *rows], file)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenario", action="append", choices=sorted(SCENARIOS), help="may be repeated; default: all")
-    parser.add_argument("--quick", action="store_true", help="few samples, small sizes; writes no result")
-    parser.add_argument("--results", type=FilePath, default=RESULTS, metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument(
+        "--quick", action="store_true", help="few samples, small sizes; writes a result only with --out"
+    )
+    parser.add_argument("--out", type=FilePath, metavar="FILE", help="default: results/wan-<architecture>-<cores>.json")
     parser.add_argument("--mtu", type=int, default=1500)
     parser.add_argument("--seed", type=int, help="of the losses; default: a random one, printed")
     parser.add_argument("--congestion", help="for all connections; default: the scenario's, else the system's")
@@ -364,11 +329,13 @@ def main() -> None:
     if reason is not None:
         raise SystemExit(f"wan: {reason}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    for name in arguments.scenario or SCENARIOS:
+    measured = commit()  # before a result is written, which would mark the tree
+    for name in dict.fromkeys(arguments.scenario or SCENARIOS):
         scenario = quick(SCENARIOS[name]) if arguments.quick else SCENARIOS[name]
-        found = run_scenario(scenario, arguments)
-        if not arguments.quick:
-            print(f"written to {write(name, found, arguments.results)}", flush=True)
+        about = {"scenario": name, "commit": measured, "date": datetime.date.today().isoformat()}
+        row = {**about, **run_scenario(scenario, arguments)}
+        if arguments.out is not None or not arguments.quick:
+            write([row], arguments)
 
 
 if __name__ == "__main__":

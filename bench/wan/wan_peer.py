@@ -1,4 +1,4 @@
-"""One peer of a measurement: ``python peer.py JSON`` with library, rank, world, address, master, connections, cells.
+"""One peer of a measurement: python wan_peer.py JSON with library, rank, world, address, master, connections, cells.
 
 A cell is {"bytes", "samples", "warmups"}. For each, one line of JSON: the seconds of each all-reduce (float32 sum, in
 place, back to back), wrong elements, and the processor time of this process.
