@@ -39,6 +39,8 @@ struct pc_conn *pc_conn_create(struct pc_loop *loop, struct pc_stream *stream, i
     pc_list_append(&loop->conns, &conn->node);
     pc_watch_set(watch, conn->events);
     stream->driver = conn;
+    stream->rtt_us = pc_sock_rtt_us(fd);
+    pc_sock_settle(fd, &loop->config.sock, stream->rtt_us);
     return conn;
 }
 

@@ -19,6 +19,10 @@
 #include <unistd.h>
 
 enum { LISTEN_BACKLOG = 1024, KEEPALIVE_IDLE_S = 2, KEEPALIVE_INTERVAL_S = 1, KEEPALIVE_PROBES = 3 };
+enum {
+    NEAR_US = 2000, /* a round trip within a data centre */
+    NOTSENT_BYTES = 256 << 10
+};
 
 /* Addresses ----------------------------------------------------------------------------------------------------- */
 
@@ -72,13 +76,6 @@ bool pc_address_is_link_local(const struct pc_address *address) {
     return address->family == 4 ? ip[0] == 169 && ip[1] == 254 : ip[0] == 0xfe && (ip[1] & 0xc0) == 0x80;
 }
 
-bool pc_address_is_private(const struct pc_address *address) {
-    const uint8_t *ip = address->ip;
-    if (pc_address_is_loopback(address) || pc_address_is_link_local(address)) return true;
-    if (address->family == 6) return (ip[0] & 0xfe) == 0xfc;
-    return ip[0] == 10 || (ip[0] == 172 && (ip[1] & 0xf0) == 16) || (ip[0] == 192 && ip[1] == 168);
-}
-
 bool pc_address_same_host(const struct pc_address *a, const struct pc_address *b) {
     return a->family == b->family && memcmp(a->ip, b->ip, a->family == 4 ? 4 : 16) == 0;
 }
@@ -129,18 +126,31 @@ static int set_congestion(int fd, const char *name) {
 #endif
 }
 
+uint32_t pc_sock_rtt_us(int fd) {
+#if defined(__linux__)
+    struct tcp_info info = {0};
+    socklen_t len_bytes = sizeof info;
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len_bytes) == 0 ? info.tcpi_rtt : 0;
+#else
+    (void)fd;
+    return 0;
+#endif
+}
+
 /*
  * The system's default may be made for wide-area links; its pacing and its model of the path only cost where the round
  * trip is tens of microseconds.
  */
-static void choose_congestion(int fd, const struct pc_sock_options *options, const struct pc_address *remote) {
-    if (strcmp(options->congestion, "system") == 0) return;
-    if (options->congestion[0] != '\0') (void)set_congestion(fd, options->congestion);
-    else if (pc_address_is_private(remote)) (void)set_congestion(fd, "reno");
+void pc_sock_settle(int fd, const struct pc_sock_options *options, uint32_t rtt_us) {
+    if (options->congestion[0] == '\0' && rtt_us > 0 && rtt_us < NEAR_US) (void)set_congestion(fd, "reno");
 }
 
-static void set_options(int fd, const struct pc_sock_options *options, const struct pc_address *remote) {
+static void set_options(int fd, const struct pc_sock_options *options) {
     (void)set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+#ifdef TCP_NOTSENT_LOWAT
+    /* What the network cannot take yet stays here, where a faster stripe of the link can take it. */
+    (void)set_int(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT_BYTES);
+#endif
     (void)set_int(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
 #ifdef TCP_KEEPIDLE
     (void)set_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE_S);
@@ -159,7 +169,9 @@ static void set_options(int fd, const struct pc_sock_options *options, const str
 #ifdef SO_NOSIGPIPE
     (void)set_int(fd, SOL_SOCKET, SO_NOSIGPIPE, 1);
 #endif
-    choose_congestion(fd, options, remote);
+    if (options->congestion[0] != '\0' && strcmp(options->congestion, "system") != 0) {
+        (void)set_congestion(fd, options->congestion);
+    }
 }
 
 static int open_socket(uint8_t family, int *fd_out) {
@@ -263,7 +275,7 @@ int pc_sock_dial(const struct pc_address *to, const struct pc_sock_options *opti
     if (failure != 0) return failure;
     struct sockaddr_storage storage;
     const socklen_t len_bytes = pc_sock_to_system(to, &storage);
-    set_options(fd, options, to);
+    set_options(fd, options);
     failure = connect(fd, (struct sockaddr *)&storage, len_bytes) == 0 ? 0 : errno;
     if (failure == EINTR) failure = EINPROGRESS;
     if (failure == 0) failure = pc_sock_dialed(fd);
@@ -308,6 +320,6 @@ int pc_sock_accept(int listener, const struct pc_sock_options *options, struct p
         errno = failure;
         return -1;
     }
-    set_options(fd, options, from);
+    set_options(fd, options);
     return fd;
 }

@@ -20,8 +20,6 @@ bool pc_sock_from_system(const struct sockaddr *in, struct pc_address *address);
 
 bool pc_address_is_any(const struct pc_address *address);
 bool pc_address_is_link_local(const struct pc_address *address);
-/* Loopback, link-local, RFC 1918 and unique local addresses. */
-bool pc_address_is_private(const struct pc_address *address);
 bool pc_address_same_host(const struct pc_address *a, const struct pc_address *b);
 
 /*
@@ -42,6 +40,10 @@ int pc_sock_accept(int listener, const struct pc_sock_options *options, struct p
 
 bool pc_sock_local_address(int fd, struct pc_address *address);
 bool pc_sock_remote_address(int fd, struct pc_address *address);
+/* Shortest round trip that the system has seen on the connection; 0: it doesn't tell. */
+uint32_t pc_sock_rtt_us(int fd);
+/* After connecting: what depends on the way to the other end. */
+void pc_sock_settle(int fd, const struct pc_sock_options *options, uint32_t rtt_us);
 int pc_sock_error(int fd);
 void pc_sock_close(int fd);
 

@@ -16,7 +16,11 @@
 #include <assert.h>
 #include <string.h>
 
-enum { LISTS_PER_MEMBER = 4, LISTS_MORE = 16 };
+enum {
+    LISTS_PER_MEMBER = 4,
+    LISTS_MORE = 16,
+    FAR_US = 2000 /* a round trip beyond which trips cost more than copies and processes */
+};
 
 size_t pc_chunk_plan_bytes(uint32_t n) {
     return 2 * (size_t)n * sizeof(struct pc_chunk) + ((size_t)n * LISTS_PER_MEMBER + LISTS_MORE) * sizeof(uint32_t) + 8;
@@ -61,6 +65,8 @@ static uint64_t part_first(uint64_t count, uint32_t parts, uint32_t index) {
  * function of the chunk alone, for sender and receiver must agree.
  */
 static void cut(const struct builder *b, struct pc_chunk *chunk, uint32_t pieces) {
+    /* Far away, a segment on a connection that has lost a packet should be a small part of the whole. */
+    if (b->request->rtt_us >= FAR_US) pieces *= 4;
     uint64_t bytes = chunk->elems / pieces * b->plan->acc_bytes;
     if (bytes < PC_SEGMENT_MIN_BYTES) bytes = PC_SEGMENT_MIN_BYTES;
     if (bytes > PC_SEGMENT_MAX_BYTES) bytes = PC_SEGMENT_MAX_BYTES;
@@ -386,8 +392,8 @@ bool pc_algorithm_fits(const struct pc_op_shape *shape, uint8_t algorithm) {
     }
 }
 
-uint8_t pc_algorithm_default(const struct pc_op_shape *shape, uint32_t n) {
-    const uint64_t bytes = shape->count * pc_dtype_bytes((pcclDataType_t)shape->dtype);
+/* Near: what counts is how often bytes are copied and processes woken. */
+static uint8_t choose_near(const struct pc_op_shape *shape, uint32_t n, uint64_t bytes) {
     switch ((enum pc_collective_kind)shape->collective) {
     case PC_ALL_REDUCE:
         if (bytes <= 4096 && n <= 8) return PC_ALGORITHM_EXCHANGE;
@@ -399,4 +405,24 @@ uint8_t pc_algorithm_default(const struct pc_op_shape *shape, uint32_t n) {
     case PC_REDUCE_SCATTER: return bytes <= 64 << 10 ? PC_ALGORITHM_DIRECT : PC_ALGORITHM_RING;
     default: return PC_ALGORITHM_DIRECT;
     }
+}
+
+/*
+ * Far: what counts is how many trips follow one another, until the payload is so large that the root's own link would be
+ * the bottleneck of a star. What fits into a connection's first flight (ten packets) may as well go to everybody.
+ */
+static uint8_t choose_far(const struct pc_op_shape *shape, uint32_t n, uint64_t bytes) {
+    switch ((enum pc_collective_kind)shape->collective) {
+    case PC_ALL_REDUCE: return bytes <= 14 << 10 && n <= 16 ? PC_ALGORITHM_EXCHANGE : PC_ALGORITHM_DIRECT;
+    case PC_BROADCAST:
+    case PC_REDUCE:
+        if (bytes <= 256 << 10 || n == 2) return PC_ALGORITHM_DIRECT;
+        return bytes <= 4 << 20 ? PC_ALGORITHM_TREE : PC_ALGORITHM_RING;
+    default: return PC_ALGORITHM_DIRECT;
+    }
+}
+
+uint8_t pc_algorithm_choose(const struct pc_op_shape *shape, uint32_t n, uint32_t rtt_us) {
+    const uint64_t bytes = shape->count * pc_dtype_bytes((pcclDataType_t)shape->dtype);
+    return rtt_us < FAR_US ? choose_near(shape, n, bytes) : choose_far(shape, n, bytes);
 }

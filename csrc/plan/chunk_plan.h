@@ -55,6 +55,7 @@ struct pc_plan_request {
     uint64_t count;
     const uint64_t *counts, *recv_counts;
     uint32_t source, target; /* of PC_SEND_RECV */
+    uint32_t rtt_us; /* longest of the links; 0: unknown */
 };
 
 struct pc_range {
@@ -79,7 +80,7 @@ const struct pc_chunk *pc_chunk_find(const struct pc_chunk_plan *plan, uint32_t 
 
 /* Whether there is such an algorithm for the collective, and it makes sense for so much payload. */
 bool pc_algorithm_fits(const struct pc_op_shape *shape, uint8_t algorithm);
-/* What algorithm stands for PC_ALGORITHM_AUTO when nothing was measured. */
-uint8_t pc_algorithm_default(const struct pc_op_shape *shape, uint32_t n);
+/* What PC_ALGORITHM_AUTO stands for among n members whose links' longest round trip is rtt_us. */
+uint8_t pc_algorithm_choose(const struct pc_op_shape *shape, uint32_t n, uint32_t rtt_us);
 
 #endif

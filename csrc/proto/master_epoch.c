@@ -125,6 +125,16 @@ static bool misses_links(const uint64_t *ids, uint32_t n, const uint64_t (*pairs
     return false;
 }
 
+static uint32_t longest_rtt(const struct pc_master *master, const uint64_t *ids, uint32_t n) {
+    uint32_t longest_us = 0;
+    for (size_t i = 0; i < master->pair_count; i++) {
+        const struct pc_pair *pair = &master->pairs[i];
+        if (pair->rtt_us <= longest_us || rank_in(ids, n, pair->low) == n || rank_in(ids, n, pair->high) == n) continue;
+        longest_us = pair->rtt_us;
+    }
+    return longest_us;
+}
+
 /* The member list of group, and its ring. Returns false when no ring avoids the bad pairs. */
 static bool plan_ring(struct pc_master *master, struct pc_group *group, bool *changed) {
     uint32_t n = 0;
@@ -155,6 +165,7 @@ static bool plan_ring(struct pc_master *master, struct pc_group *group, bool *ch
     const bool ring_only = misses_links(ids, n, (const uint64_t(*)[2])pairs, bad);
     *changed |= ring_only != group->ring_only;
     group->ring_only = ring_only;
+    if (*changed) group->rtt_us = longest_rtt(master, ids, n);
     return possible;
 }
 
@@ -260,6 +271,7 @@ static void fill_groups(struct pc_master *master, struct pc_msg_epoch *message) 
             .epoch = group->epoch,
             .members = {ids, (uint32_t)group->n},
             .ring = {ring, (uint32_t)group->n},
+            .rtt_us = group->rtt_us,
             .ring_only = group->ring_only,
             .step_poisoned = group->step_poisoned,
         };

@@ -79,6 +79,7 @@ struct pc_peer {
 struct pc_pair {
     uint64_t low, high; /* ids; high dials */
     uint32_t generation, failures;
+    uint32_t rtt_us; /* as its ends have measured it, the shorter one */
     uint8_t up, down; /* bit 0: low has reported, bit 1: high */
     bool bad; /* not used any more: the plan goes round it */
     bool renew; /* to be introduced again when the epoch is out */
@@ -93,6 +94,7 @@ struct pc_group {
     uint64_t *ids; /* by rank */
     uint32_t *ring; /* ranks in ring order */
     size_t n, ids_capacity, ring_capacity;
+    uint32_t rtt_us; /* longest of its links */
     bool ring_only; /* some pair has no link: nothing but the ring is sure to have all of its links */
     bool step_poisoned; /* a step is open somewhere, and the epoch to come has lost a member */
     bool flushing; /* its members are frozen; a new epoch of the group follows */

@@ -157,6 +157,7 @@ static pc_status copy_group(struct pc_member *member, const struct pc_msg_epoch 
     if (own->step_poisoned) pc_member_poison_step(member, cause);
     group->epoch = own->epoch;
     group->ring_only = own->ring_only != 0;
+    group->rtt_us = own->rtt_us;
     return copy_order(member, own);
 }
 

@@ -270,7 +270,7 @@ pc_status pc_op_start(struct pc_op *op, uint64_t now_ns) {
     const struct pc_collective_config config = {
         .request = {.shape = &call->shape, .n = (uint32_t)member->group.n, .rank = member->group.rank,
                     .ring = member->group.ring, .count = call->count, .counts = call->counts, .recv_counts = call->recv_counts,
-                    .source = call->source, .target = call->target},
+                    .source = call->source, .target = call->target, .rtt_us = member->group.rtt_us},
         .send = call->send,
         .recv = call->recv,
         .undo = call->undo && call->shape.consistency == PC_STRICT,

@@ -92,7 +92,8 @@ void pc_member_link_lost(struct pc_member *member, struct pc_link *link, const p
 static void link_up(struct pc_member *member, struct pc_link *link) {
     PC_LOG(pcclLogDebug, "%s: link to peer %llu up, generation %u, %u stripes", member->machine.name,
            (unsigned long long)link->peer, link->generation, link->stripes);
-    pc_member_tell_master(member, PC_MSG_LINK_UP, &(struct pc_msg_link_up){link->peer, link->generation});
+    const struct pc_msg_link_up up = {link->peer, link->generation, link->streams[0]->rtt_us};
+    pc_member_tell_master(member, PC_MSG_LINK_UP, &up);
     pc_link_wake(link, &member->machine.actions);
 }
 

@@ -278,7 +278,7 @@ static void choose_algorithm(const struct pc_member_group *group, struct pc_op_s
     if (group->ring_only && pc_algorithm_fits(shape, PC_ALGORITHM_RING)) {
         shape->algorithm = PC_ALGORITHM_RING;
     } else if (!pc_algorithm_fits(shape, shape->algorithm)) {
-        shape->algorithm = pc_algorithm_default(shape, (uint32_t)group->n);
+        shape->algorithm = pc_algorithm_choose(shape, (uint32_t)group->n, group->rtt_us);
     }
 }
 

@@ -53,6 +53,7 @@ struct pc_member_group {
     uint32_t rank; /* PC_RANK_NONE: this peer is not in it */
     struct pc_list tags[PC_TAG_BUCKETS];
     uint32_t tag_count;
+    uint32_t rtt_us; /* longest of its links; 0: unknown */
     bool ring_only; /* some pair has no link */
     bool step_open; /* operations of a step were posted, and it has not been voted on */
     pc_error step_poison; /* why the step fails; code 0: it does not */

@@ -84,6 +84,7 @@ struct pc_stream {
     void *early; /* the machine's: a message that came too early; freed with the stream */
     uint32_t stripe;
     struct pc_address remote;
+    uint32_t rtt_us; /* the driver's: shortest round trip that its network has measured; 0: unknown */
     uint64_t opened_ns, heard_ns, progressed_ns;
     bool open; /* connected */
     bool closing; /* PC_ACTION_CLOSE is out, or will be when drained */

@@ -44,6 +44,7 @@ enum { PIPE_BYTES = 64 << 10 };
 struct pc_world {
     struct pc_world_hooks hooks;
     uint64_t now_ns, order, events, hash, state;
+    uint32_t rtt_us;
     struct event *heap;
     size_t count, capacity;
     struct pc_process processes[PC_WORLD_PROCESSES_MAX];
@@ -323,8 +324,10 @@ static void on_dialed(struct pc_world *world, const struct event *event) {
         from->machine->ops->closed(from->machine, world->connections[event->a].ends[0].stream, 111, world->now_ns);
     } else {
         bind(world, event->a, 1, stream);
+        stream->rtt_us = world->rtt_us;
         pc_world_settle(to);
         if (world->connections[event->a].ends[0].stream != NULL) {
+            world->connections[event->a].ends[0].stream->rtt_us = world->rtt_us;
             from->machine->ops->opened(from->machine, world->connections[event->a].ends[0].stream, false, world->now_ns);
         }
     }
@@ -480,6 +483,7 @@ struct pc_world *pc_world_create(uint64_t seed, const struct pc_world_hooks *hoo
     if (world == NULL) return NULL;
     world->hooks = *hooks;
     world->state = pc_digest64(&seed, sizeof seed);
+    world->rtt_us = seed % 2 == 0 ? 100 : 50000; /* what the machines are told; plans depend on it, delays do not */
     world->hash = 0xcbf29ce484222325ull;
     world->now_ns = PC_NS_PER_S;
     return world;

@@ -165,6 +165,7 @@ struct pc_msg_peers {
 struct pc_msg_link_up {
     uint64_t id;
     uint32_t generation;
+    uint32_t rtt_us; /* shortest round trip so far; 0: unknown */
 };
 struct pc_msg_link_down {
     uint64_t id;
@@ -254,6 +255,7 @@ struct pc_group_record {
     uint64_t epoch; /* in which its member list or a link in use last changed: the epoch of its operations */
     struct pc_array members; /* struct pc_id_item, by rank */
     struct pc_array ring; /* struct pc_index_item: ranks in ring order */
+    uint32_t rtt_us; /* longest of its links; 0: unknown */
     uint8_t ring_only; /* some pair has no link: only the ring is sure to have all that it needs */
     uint8_t step_poisoned; /* a step was open somewhere when a member was removed */
 };
