@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -35,6 +36,7 @@ from pccl.types import (
 _RECONNECT_PAUSE_S = 1.0
 _OP_TIMEOUT_S = 1800.0
 _RETRYABLE = frozenset({Result.RANK_CONNECTION_LOST, Result.RANK_CONNECTION_FAILED})
+_FINAL = frozenset({Result.REFUSED, Result.EVICTED})
 
 
 class ReduceOpDescriptor:
@@ -114,17 +116,20 @@ class Communicator(Collectives):
     # ---------------------------------------------------------------------------------------------------- membership --
 
     def connect(self, n_attempts: int = 5) -> None:
-        """Join the run; returns when the existing members have accepted this peer. Pauses a second between attempts and
-        raises what the last one failed with."""
+        """Join the run; returns when the existing members have accepted this peer. An attempt fails at once where no
+        master listens, and after ``connect_timeout`` where nobody answers; a second passes before the next. Raises what
+        the last one failed with."""
         if n_attempts < 1:
             raise invalid_argument("connect", f"n_attempts must be at least 1, not {n_attempts!r}")
+        start = time.monotonic()
         for attempt in range(1, n_attempts + 1):
             try:
                 self._finish(self._core.start_connect())
-            except (ConnectionError, TimeoutError) as error:
-                refused = isinstance(error, PCCLError) and error.result in (Result.REFUSED, Result.EVICTED)
-                if attempt == n_attempts or refused:
+            except PCCLError as error:
+                if not isinstance(error, ConnectionError | TimeoutError) or error.result in _FINAL:
                     raise
+                if attempt == n_attempts:
+                    raise _gave_up(error, attempt, time.monotonic() - start) from None
                 time.sleep(_RECONNECT_PAUSE_S)
             else:
                 self._connected = True
@@ -357,3 +362,9 @@ class Communicator(Collectives):
             return self._start_quantized(source, out, op, descriptor.tag, hint, quantization, None)
         request = self._request(Collective.ALL_REDUCE, source, out, source.count_elems, op=op, tag=descriptor.tag)
         return AsyncReduceHandle(request, Collective.ALL_REDUCE, None)
+
+
+def _gave_up(error: PCCLError, attempts: int, seconds: float) -> PCCLError:
+    tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+    record = replace(error.record, message=f"{error.record.message} ({tries} in {seconds:.1f} s)")
+    return type(error)(error.result, error.func_name, record)

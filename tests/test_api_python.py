@@ -470,12 +470,11 @@ def test_calls_before_connect_are_invalid_usage():
 
 
 def test_connect_without_a_master_fails_after_its_attempts():
-    comm = pccl.Communicator("127.0.0.1:1", connect_timeout=0.5)
+    comm = pccl.Communicator("127.0.0.1:1")
     start = time.monotonic()
-    with pytest.raises(pccl.MasterConnectionFailedError) as caught:
+    with pytest.raises(pccl.MasterConnectionFailedError, match=r"127\.0\.0\.1:1: .* \(2 attempts in 1\.\d s\)"):
         comm.connect(n_attempts=2)
-    assert 0.9 < time.monotonic() - start < 10
-    assert "127.0.0.1:1" in str(caught.value)
+    assert 0.9 < time.monotonic() - start < 3
     comm.close()
 
 

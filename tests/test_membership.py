@@ -1,8 +1,11 @@
 """Joining, leaving, groups and attributes, between real processes."""
 
 import contextlib
+import errno
 import os
+import re
 import signal
+import socket
 import time
 
 import numpy as np
@@ -126,20 +129,57 @@ def test_connect_twice_is_invalid_usage(cluster):
     assert peer.call(connect_twice) == "INVALID_USAGE"
 
 
-def connect_in_time(peer, n_attempts):
-    comm = pccl.Communicator("127.0.0.1:1", connect_timeout=0.5)
+def connect_in_time(peer, address, n_attempts, **options):
+    comm = pccl.Communicator(address, **options)
     wall, cpu = time.monotonic(), time.process_time()
     try:
         comm.connect(n_attempts=n_attempts)
     except pccl.MasterConnectionFailedError as error:
-        return time.monotonic() - wall, time.process_time() - cpu, str(error)
+        return time.monotonic() - wall, time.process_time() - cpu, error.record.errno, str(error)
+    return time.monotonic() - wall, time.process_time() - cpu, 0, ""
 
 
 def test_no_master_listening(cluster):
-    wall_s, cpu_s, text = cluster.spawn().call(connect_in_time, n_attempts=2)
-    assert 0.9 < wall_s < 4
+    """A refused attempt ends at once, so that the default ones take the four seconds between them."""
+    peer = cluster.spawn()
+    wall_s, cpu_s, code, text = peer.call(connect_in_time, address="127.0.0.1:1", n_attempts=5)
+    assert 3.9 < wall_s < 6
     assert cpu_s < 0.3  # no spinning
-    assert "127.0.0.1:1" in text
+    assert code == errno.ECONNREFUSED
+    assert re.search(
+        r"no connection to the master at 127\.0\.0\.1:1: Connection refused \(5 attempts in [45]\.\d s\)", text
+    )
+    assert peer.call(connect_in_time, address="127.0.0.1:1", n_attempts=1)[0] < 0.5
+
+
+def test_a_silent_host_takes_the_connect_timeout(cluster):
+    """One whose queue of connections is full answers nothing: as a firewall that drops them."""
+    with socket.socket() as server, contextlib.ExitStack() as fillers:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for _ in range(3):
+            filler = fillers.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(server.getsockname())
+        address = "127.0.0.1:%d" % server.getsockname()[1]
+        call = {"address": address, "n_attempts": 1, "connect_timeout": 0.7}
+        wall_s, _, code, text = cluster.spawn().call(connect_in_time, **call)
+    assert 0.6 < wall_s < 2
+    assert code == errno.ETIMEDOUT
+    assert f"{address}: Connection timed out (1 attempt in 0." in text
+
+
+def test_a_master_that_comes_up_late_is_found(cluster):
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        address = "127.0.0.1:%d" % reserved.getsockname()[1]
+    peer = cluster.spawn()
+    peer.start(connect_in_time, address=address, n_attempts=5)
+    time.sleep(1.3)
+    with pccl.MasterNode(address):
+        wall_s, *_, text = peer.wait()
+    assert 1.3 < wall_s < 4
+    assert text == ""
 
 
 def test_connect_can_be_tried_again(cluster):

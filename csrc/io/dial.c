@@ -1,5 +1,7 @@
 /*
- * One dial is one heap object with one attempt at a time. Its end is in finish, which frees it before it tells anybody.
+ * One dial is one heap object that tries its addresses one after the other, each once: it fails when the last one has
+ * refused, and lasts until the deadline only where nobody answers. Whether to dial again is the caller's affair. Its end
+ * is in succeed or fail, which free it before they tell anybody.
  * Nothing is told from within the call that begins a dial unless the loop is draining, where it is safe: the machine's
  * answer only adds actions.
  */
@@ -15,8 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define RETRY_NS (50 * PC_NS_PER_MS)
-
 struct pc_dial {
     struct pc_list node;
     struct pc_loop *loop;
@@ -28,7 +28,7 @@ struct pc_dial {
     uint64_t deadline_ns;
     int fd, last_errno;
     struct pc_watch *watch;
-    struct pc_alarm *alarm; /* the end of an attempt, or the pause before the next round */
+    struct pc_alarm *alarm; /* the end of an attempt */
 };
 
 static void try_next(struct pc_dial *dial);
@@ -123,9 +123,7 @@ static void on_writable(void *owner, int status, int events) {
 }
 
 static void on_alarm(void *owner) {
-    struct pc_dial *dial = owner;
-    if (dial->fd >= 0) attempt_failed(dial, ETIMEDOUT);
-    else try_next(dial);
+    attempt_failed(owner, ETIMEDOUT);
 }
 
 /* On loopback the answer is there before connect returns, so looking once saves a turn of the loop. */
@@ -135,18 +133,9 @@ static bool connected_already(int fd) {
 }
 
 static void try_next(struct pc_dial *dial) {
-    for (;;) {
+    for (; dial->at < dial->count; dial->at++) {
         const uint64_t now_ns = pc_loop_now();
         const uint64_t left_ns = dial->deadline_ns > now_ns ? dial->deadline_ns - now_ns : 0;
-        if (dial->at == dial->count) {
-            if (!dial->to_master || dial->count == 0 || left_ns <= RETRY_NS) {
-                fail(dial);
-                return;
-            }
-            dial->at = 0;
-            pc_alarm_set(dial->alarm, RETRY_NS);
-            return;
-        }
         const struct pc_address *to = &dial->addresses[dial->at];
         if (dial->stream != NULL) dial->stream->remote = *to;
         const int result = pc_sock_dial(to, &dial->loop->config.sock, &dial->fd);
@@ -170,8 +159,8 @@ static void try_next(struct pc_dial *dial) {
         } else {
             dial->last_errno = result;
         }
-        dial->at++;
     }
+    fail(dial);
 }
 
 /*
