@@ -7,7 +7,6 @@ a master is created, never at import.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -124,22 +123,16 @@ def unknown_variables(environ: Mapping[str, str]) -> list[tuple[str, str | None]
     return [(name, next(iter(get_close_matches(name, known, n=1, cutoff=0.5)), None)) for name in unknown]
 
 
-def warn_unknown(environ: Mapping[str, str] | None = None) -> None:
-    for name, nearest in unknown_variables(os.environ if environ is None else environ):
-        advice = f"; did you mean {nearest}?" if nearest else ""
-        warnings.warn(f"unknown environment variable {name}{advice} (pccl env lists them)", UserWarning, stacklevel=4)
-
-
 _applied = False
 
 
 def startup() -> Settings:
-    """The settings for a new handle. The first time in a process it also warns of unknown names and opens the log."""
+    """The settings for a new handle. The first time in a process it also opens the log. The core warns of unknown names
+    there, for C programs and for this one alike."""
     global _applied
     settings = from_environment()
     if not _applied:
         _applied = True
-        warn_unknown()
         if settings.debug_file is not None:
             from pccl import _core
 

@@ -1,12 +1,14 @@
 """The table of environment variables: how each is read, what is refused, and what an unknown name draws."""
 
-import warnings
+import re
+from pathlib import Path
 
 import pytest
+from processes import run_python
 
 import pccl
 from pccl import config
-from pccl.config import Settings, from_environment, parse_address, unknown_variables, warn_unknown
+from pccl.config import Settings, from_environment, parse_address, unknown_variables
 
 
 def test_empty_environment_is_all_defaults():
@@ -85,14 +87,41 @@ def test_log_levels_of_both_spellings(level):
     assert from_environment({"PCCL_LOG_LEVEL": level}).log_level == config.LOG_LEVELS[level.lower()]
 
 
-def test_unknown_names_draw_a_warning_with_the_nearest():
-    environ = {"PCCL_LOGLEVEL": "1", "PCCL_OP_TIMEOUT": "5", "PATH": "x", "PCCL_ZZZZZZZZZZ": "1"}
-    assert unknown_variables(environ) == [("PCCL_LOGLEVEL", "PCCL_LOG_LEVEL"), ("PCCL_ZZZZZZZZZZ", None)]
-    with pytest.warns(UserWarning, match=r"unknown environment variable PCCL_LOGLEVEL; did you mean PCCL_LOG_LEVEL\?"):
-        warn_unknown({"PCCL_LOGLEVEL": "1"})
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warn_unknown({"PCCL_OP_TIMEOUT": "5"})
+UNKNOWN = {"PCCL_LOGLEVEL": "1", "PCCL_OP_TIMEOUT": "5", "PATH": "x", "PCCL_ZZZZZZZZZZ": "1"}
+
+
+def test_unknown_names_are_found_with_the_nearest():
+    assert unknown_variables(UNKNOWN) == [("PCCL_LOGLEVEL", "PCCL_LOG_LEVEL"), ("PCCL_ZZZZZZZZZZ", None)]
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_unknown_names_are_warned_of_once(tmp_path, in_file):
+    """By the core's log alone, wherever that goes, and only when the first handle is made."""
+    log = tmp_path / "log"
+    environ = {"PCCL_LOGLEVEL": "1", "PCCL_ZZZZZZZZZZ": "1", "PCCL_OP_TIMEOUT": "5"}
+    done = run_python(
+        "import sys, pccl; print('imported', file=sys.stderr, flush=True); "
+        "[pccl.Communicator('localhost:1').close() for _ in range(2)]; pccl.MasterNode('127.0.0.1:0').close()",
+        **environ,
+        **({"PCCL_DEBUG_FILE": str(log)} if in_file else {}),
+    )
+    assert done.returncode == 0
+    before, _, text = done.stderr.partition("imported\n")
+    assert before == ""
+    if in_file:
+        assert text == ""
+        text = log.read_text()
+    lines = sorted(line[line.index("unknown") :] for line in text.splitlines())
+    assert lines == [
+        "unknown environment variable PCCL_LOGLEVEL; did you mean PCCL_LOG_LEVEL? (`pccl env` lists them)",
+        "unknown environment variable PCCL_ZZZZZZZZZZ (`pccl env` lists those there are)",
+    ]
+
+
+def test_core_and_python_know_the_same_names():
+    source = (Path(__file__).parent.parent / "csrc" / "api" / "config.c").read_text()
+    known = re.search(r"known\[\] = \{(.*?)\};", source, re.DOTALL)[1]
+    assert re.findall(r'"(\w+)"', known) == [variable.name for variable in config.VARIABLES]
 
 
 def test_table_is_sorted_and_complete():

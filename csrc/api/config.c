@@ -279,16 +279,21 @@ static const char *const known[] = {
     "PCCL_PORT_RANGE",   "PCCL_RUN_KEY_FILE", "PCCL_SOCKET_IFNAME",
 };
 
+/* A slip of the pen is told from a name that was never meant to be one of these. */
 static void warn_unknown(const char *entry) {
     char name[64] = {0};
-    const size_t len = strcspn(entry, "=");
+    const size_t len = pc_min_size(strcspn(entry, "="), sizeof name - 1);
     const char *nearest = known[0];
-    memcpy(name, entry, pc_min_size(len, sizeof name - 1));
+    memcpy(name, entry, len);
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         if (strcmp(name, known[i]) == 0) return;
         if (distance(name, known[i]) < distance(name, nearest)) nearest = known[i];
     }
-    PC_LOG(pcclLogWarn, "unknown environment variable %s; the nearest known one is %s", name, nearest);
+    if (2 * distance(name, nearest) + strlen("PCCL_") <= len) {
+        PC_LOG(pcclLogWarn, "unknown environment variable %s; did you mean %s? (`pccl env` lists them)", name, nearest);
+    } else {
+        PC_LOG(pcclLogWarn, "unknown environment variable %s (`pccl env` lists those there are)", name);
+    }
 }
 
 static pc_status process_once(pc_error *error) {
