@@ -1,12 +1,16 @@
 """C programs as users write them: compiled against the installed headers and library, and run with a real master."""
 
+import contextlib
 import os
 import shlex
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
-from cluster import Cluster
+from cluster import Cluster, eventually
+from proxy import Proxy
 
 import pccl
 
@@ -150,6 +154,67 @@ int main() {
 }
 """
 
+# Two peers, and a batch with retry that begins at a word on stdin. Prints how many operations the batch took.
+PROGRAM_RETRY = r"""
+#include <pccl.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define CHECK(call)                                                                                                    \
+    do {                                                                                                               \
+        if ((call) != pcclSuccess) {                                                                                   \
+            pcclErrorRecord_t record;                                                                                  \
+            pcclGetLastError(&record);                                                                                 \
+            fprintf(stderr, "%s: %s\n", #call, record.message);                                                        \
+            exit(1);                                                                                                   \
+        }                                                                                                              \
+    } while (0)
+
+enum { N = 1000000, OPS = 4 };
+static float buffers[OPS][N];
+
+int main(int argc, char **argv) {
+    pcclCommOptions_t options = {0};
+    pcclComm_t *comm = NULL;
+    (void) argc;
+    options.master = argv[1];
+    CHECK(pcclInit());
+    CHECK(pcclCreateCommunicatorWithOptions(&options, &comm));
+    CHECK(pcclConnect(comm));
+    puts("connected");
+    fflush(stdout);
+    for (int world = 0; world < 2;) {
+        CHECK(pcclGetAttribute(comm, PCCL_ATTRIBUTE_GLOBAL_WORLD_SIZE, &world));
+        if (world < 2) CHECK(pcclUpdateTopology(comm));
+    }
+    pcclReduceOpDescriptor_t ops[OPS];
+    for (int k = 0; k < OPS; k++) {
+        pcclReduceDescriptor_t descriptor = {0};
+        for (int i = 0; i < N; i++) buffers[k][i] = 1;
+        descriptor.count = N;
+        descriptor.op = pcclSum;
+        descriptor.tag = (uint64_t) k;
+        descriptor.src_descriptor.datatype = pcclFloat;
+        ops[k] = (pcclReduceOpDescriptor_t){buffers[k], buffers[k], descriptor};
+    }
+    CHECK(pcclAllReduceMultipleWithRetry(ops, OPS, comm, NULL, OPS)); /* a young link that breaks costs its peer */
+    puts("ready");
+    fflush(stdout);
+    if (getchar() == EOF) return 2;
+    pcclStats_t before, after;
+    CHECK(pcclGetStats(comm, &before));
+    CHECK(pcclAllReduceMultipleWithRetry(ops, OPS, comm, NULL, OPS));
+    CHECK(pcclGetStats(comm, &after));
+    for (int k = 0; k < OPS; k++) {
+        for (int i = 0; i < N; i++) {
+            if (buffers[k][i] != 4) return 3;
+        }
+    }
+    printf("%d %d\n", (int) (after.ops_started - before.ops_started), (int) (after.links_lost - before.links_lost));
+    CHECK(pcclDestroyCommunicator(comm));
+    return 0;
+}
+"""
 
 CXX = shlex.split(os.environ.get("CXX") or "c++")
 
@@ -181,6 +246,48 @@ def test_program_of_pccl_1_0(tmp_path):
                 process.wait()
         assert [process.returncode for process in running] == [0, 0, 0]
         assert answers == ["105 105\n"] * 3  # (1 + 2 + 4) * (1 + ... + 5)
+
+
+def listening_port(process):
+    """Where its links are accepted; one where nobody listens when it is about to end."""
+    connections = psutil.Process(process.pid).net_connections("tcp")
+    return next((c.laddr.port for c in connections if c.status == psutil.CONN_LISTEN), 1)
+
+
+def test_retry_waits_for_the_link(tmp_path):
+    """While a link is down, for a second and a half here, a retried operation waits for it: one retry for one loss."""
+    program = build(tmp_path, CC, PROGRAM_RETRY, "program.c", "-std=c99", "-pedantic", "-O2")
+    running = []
+    behind = Proxy(lambda: listening_port(eventually(lambda: running)[0]))
+    with Cluster() as cluster, contextlib.closing(behind) as proxy:
+        try:
+            for environment in ({"PCCL_ADVERTISE": proxy.address, "PCCL_PORT_RANGE": "10000-30000"}, {}):
+                running.append(
+                    subprocess.Popen(
+                        [program, cluster.address],
+                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment},
+                    )
+                )  # fmt: skip
+                assert running[-1].stdout.readline() == "connected\n"
+            assert [process.stdout.readline() for process in running] == ["ready\n"] * 2
+            (link,) = proxy.connections(running[1].pid)
+            proxy.gates["up"].hold(1_000_000)
+            for process in running:
+                process.stdin.write("go\n")
+                process.stdin.flush()
+            assert proxy.gates["up"].reached.wait(10)
+            proxy.gates["up"].hold()
+            link.cut()
+            eventually(lambda: proxy.connections(running[1].pid))
+            time.sleep(1.5)
+            proxy.gates["up"].open()
+            answers = [process.communicate(timeout=30)[0] for process in running]
+        finally:
+            for process in running:
+                process.kill()
+                process.wait()
+    assert [process.returncode for process in running] == [0, 0]
+    assert answers == ["8 1\n"] * 2
 
 
 def test_program_in_cpp(tmp_path):

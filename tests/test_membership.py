@@ -161,7 +161,7 @@ def test_a_silent_host_takes_the_connect_timeout(cluster):
             filler = fillers.enter_context(socket.socket())
             filler.setblocking(False)
             filler.connect_ex(server.getsockname())
-        address = "127.0.0.1:%d" % server.getsockname()[1]
+        address = f"127.0.0.1:{server.getsockname()[1]}"
         call = {"address": address, "n_attempts": 1, "connect_timeout": 0.7}
         wall_s, _, code, text = cluster.spawn().call(connect_in_time, **call)
     assert 0.6 < wall_s < 2
@@ -172,7 +172,7 @@ def test_a_silent_host_takes_the_connect_timeout(cluster):
 def test_a_master_that_comes_up_late_is_found(cluster):
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
-        address = "127.0.0.1:%d" % reserved.getsockname()[1]
+        address = f"127.0.0.1:{reserved.getsockname()[1]}"
     peer = cluster.spawn()
     peer.start(connect_in_time, address=address, n_attempts=5)
     time.sleep(1.3)

@@ -128,11 +128,17 @@ pcclResult_t pcclAwaitAsyncReduce(const pcclAsyncReduceOp_t *handle, pcclReduceI
  * Open are always the lowest unfinished descriptors, as many as allowed. All peers learn the same fate of each
  * operation, so the lowest one that is unfinished anywhere is open everywhere: the windows cannot wait for each other,
  * whatever the order in which fates arrive.
+ *
+ * A retry needs no pause. What fails an operation with a lost connection is an epoch: the members are others by then, or
+ * a link is being made anew. Posted meanwhile, the operation waits in that link's queue, and fails again only with the
+ * next epoch. How many there may be is bounded too: the batch gives up when none of its operations has succeeded for the
+ * communicator's time limit.
  */
 struct batch {
     pcclComm_t *comm;
     const pcclReduceOpDescriptor_t *descriptors;
     size_t count, finished, window;
+    uint64_t deadline_ns; /* of retries; each success moves it */
     struct pcclRequest_t **open; /* by descriptor; NULL: not open */
     bool *committed;
     pc_error failure; /* code 0: go on */
@@ -169,6 +175,10 @@ static void open_window(struct batch *batch) {
     }
 }
 
+static uint64_t next_deadline(const struct batch *batch) {
+    return pc_wait_deadline(batch->comm->settings.op_timeout_ms * PC_NS_PER_MS);
+}
+
 static void take_result(struct batch *batch, size_t i) {
     struct pcclRequest_t *request = batch->open[i];
     const pcclOutcome_t *outcome = &request->call.outcome;
@@ -178,8 +188,10 @@ static void take_result(struct batch *batch, size_t i) {
         batch->info.local_world_size = outcome->reduce.local_world_size;
         batch->info.tx_bytes += outcome->reduce.tx_bytes;
         batch->info.rx_bytes += outcome->reduce.rx_bytes;
-    } else if (!worth_retrying(outcome->error.code) && batch->failure.code == pcclSuccess) {
-        batch->failure = outcome->error;
+        batch->deadline_ns = next_deadline(batch);
+    } else if (batch->failure.code == pcclSuccess) {
+        const bool retry = worth_retrying(outcome->error.code) && pc_loop_now() < batch->deadline_ns;
+        if (!retry) batch->failure = outcome->error;
     }
     batch->open[i] = NULL;
     pc_request_release(request);
@@ -243,6 +255,7 @@ pcclResult_t pcclAllReduceMultipleWithRetry(const pcclReduceOpDescriptor_t *desc
     PC_TRY(check_batch(&batch, phase));
     PC_TRY(pc_comm_check_connected(comm, phase));
     batch.comm = pc_comm_of(comm);
+    batch.deadline_ns = next_deadline(&batch);
     batch.open = count > 0 ? pc_calloc(count, sizeof *batch.open) : NULL;
     batch.committed = count > 0 ? pc_calloc(count, sizeof *batch.committed) : NULL;
     pcclResult_t code = pcclSuccess;
