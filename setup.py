@@ -1,7 +1,7 @@
-"""Builds libpccl (csrc/) and pccl._core (bindings/) side by side into the package.
+"""Builds libpccl (csrc/) and the extension modules (bindings/) side by side into the package.
 
-``libpccl`` is a plain C library with its headers in ``pccl/include``, so that C programs can link it; ``pccl._core``
-finds it next to itself through its run path, which ``LD_LIBRARY_PATH`` overrides. Objects are kept under ``build/`` and
+``libpccl`` is a plain C library with its headers in ``pccl/include``, so that C programs can link it; the modules find
+it next to themselves through their run path, which ``LD_LIBRARY_PATH`` overrides. Objects are kept under ``build/`` and
 compiled again only when a source or a header that they include has changed.
 
 Environment: ``CC``; ``PCCL_CFLAGS``, extra flags for libpccl (``-DPCCL_MUTANT=3``, ``-fsanitize=address``).
@@ -179,7 +179,7 @@ class BuildLibpccl(Command):
 
 
 class BuildExt(build_ext):
-    """Builds libpccl and the headers first, then links pccl._core against it."""
+    """Builds libpccl and the headers first, then links the extension modules against it."""
 
     def finalize_options(self) -> None:
         from Cython.Build import cythonize
@@ -214,22 +214,25 @@ class BuildExt(build_ext):
 
 
 class Sdist(sdist):
-    """Adds what libpccl is built from; the extension itself names only the headers that it includes."""
+    """Adds what libpccl is built from; the extensions themselves name only the headers that they include."""
 
     def make_distribution(self) -> None:
-        sources = [*(ROOT / "csrc").rglob("*.[ch]"), *(ROOT / "bindings").glob("*.p[xy][dx]")]
+        sources = [*(ROOT / "csrc").rglob("*.[ch]"), *(ROOT / "bindings").rglob("*.p[xy][dx]")]
         self.filelist.extend(sorted(str(path.relative_to(ROOT)) for path in sources))
         super().make_distribution()
 
 
-CORE = Extension(
-    "pccl._core",
-    ["bindings/_core.pyx"],
-    include_dirs=["csrc"],
-    libraries=["pccl"],
-    depends=["bindings/pccl_c.pxd", "csrc/pccl.h", "csrc/ccoip_inet.h"],
-    extra_compile_args=["-std=c11", "-O2", "-w"],
-    extra_link_args=["-Wl,-rpath,@loader_path"] if MACOS else ["-Wl,--enable-new-dtags", "-Wl,-rpath,$ORIGIN"],
-)
+EXTENSIONS = [
+    Extension(
+        f"pccl.{source.stem}",
+        [source.relative_to(ROOT).as_posix()],
+        include_dirs=["csrc"],
+        libraries=["pccl"],
+        depends=["csrc/pccl.h", "csrc/ccoip_inet.h"],
+        extra_compile_args=["-std=c11", "-O2", "-w"],
+        extra_link_args=["-Wl,-rpath,@loader_path"] if MACOS else ["-Wl,--enable-new-dtags", "-Wl,-rpath,$ORIGIN"],
+    )
+    for source in sorted((ROOT / "bindings" / "pccl").glob("*.pyx"))
+]
 
-setup(ext_modules=[CORE], cmdclass={"build_ext": BuildExt, "build_libpccl": BuildLibpccl, "sdist": Sdist})
+setup(ext_modules=EXTENSIONS, cmdclass={"build_ext": BuildExt, "build_libpccl": BuildLibpccl, "sdist": Sdist})

@@ -23,7 +23,8 @@ from pccl.operand import Operand, operand
 from pccl.types import Algorithm, Collective, DataType, ReduceOp, Result
 
 if TYPE_CHECKING:
-    from pccl._core import Comm, Request
+    from pccl._comm import Comm
+    from pccl._request import Request
 
 _RANK_ANY = 2**32 - 1
 _BOOL_OPS = {

@@ -9,7 +9,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from pccl import _core
+from pccl._comm import Comm
 from pccl.collectives import Collectives, plain_tensors, reduce_op
 from pccl.config import milliseconds, parse_address, startup
 from pccl.errors import PCCLError, invalid_argument
@@ -97,7 +97,7 @@ class Communicator(Collectives):
         op_timeout_ms = milliseconds(op_timeout, "op_timeout") or settings.op_timeout_ms
         self._op_timeout_s = op_timeout_ms / 1000 if op_timeout_ms else _OP_TIMEOUT_S
         self._connected = False
-        self._core = _core.Comm(
+        self._core = Comm(
             master,
             peer_group=peer_group,
             connections=p2p_connection_pool_size or settings.connections,

@@ -12,14 +12,14 @@ from pccl.types import Collective, ReduceInfo, Result
 if TYPE_CHECKING:
     import asyncio
 
-    from pccl import _core
+    from pccl._request import Request
 
 
 class CollectiveHandle:
     """A collective in flight; also an awaitable. The operation keeps its buffers alive; dropping the handle does not
     end it."""
 
-    def __init__(self, request: _core.Request, collective: Collective, result: Any) -> None:
+    def __init__(self, request: Request, collective: Collective, result: Any) -> None:
         self._request = request
         self._collective = collective
         self._result = result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from pccl import _core
+from pccl._master import Master
 from pccl.config import milliseconds, parse_address, startup
 
 
@@ -25,7 +25,7 @@ class MasterNode:
     ) -> None:
         listen = parse_address(listen_address, "MasterNode")
         settings = startup()
-        self._core = _core.Master(
+        self._core = Master(
             listen,
             run_key=run_key if run_key is not None else settings.run_key,
             dead_timeout_ms=milliseconds(dead_timeout, "dead_timeout") or settings.dead_timeout_ms,

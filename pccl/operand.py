@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pccl._core import Buffer
+from pccl._buffer import Buffer
 from pccl.errors import InvalidArgumentError, unusable_buffer
 from pccl.types import DataType
 

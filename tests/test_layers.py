@@ -42,6 +42,7 @@ COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 # What Cython declarations may come from: the interface, and the header that names C's own bool.
 BINDING_HEADERS = frozenset({'"pccl.h"', '"<stdbool.h>"', "<stdbool.h>"})
 EXTERN = re.compile(r"^[ \t]*cdef[ \t]+extern[ \t]+from[ \t]+(\S+)", re.MULTILINE)
+CYTHON_INCLUDE = re.compile(r"^[ \t]*include[ \t]+(\S+)", re.MULTILINE)
 
 
 def check_quoted(path: str, included: str, known: Iterable[str]) -> str | None:
@@ -127,9 +128,10 @@ def check_python(path: str, text: str) -> list[str]:
 
 
 def check_binding(path: str, text: str) -> list[str]:
-    """Cython declares C only from the public header."""
+    """Cython declares C only from the public header, and a module is one file."""
     headers = [name.rstrip(":") for name in EXTERN.findall(text)]
-    return [f"{path}: declares from {name}" for name in headers if name not in BINDING_HEADERS]
+    wrong = [f"{path}: declares from {name}" for name in headers if name not in BINDING_HEADERS]
+    return wrong + [f"{path}: includes {name}" for name in CYTHON_INCLUDE.findall(text)]
 
 
 def read(folder: str, *suffixes: str) -> dict[str, str]:
@@ -152,8 +154,9 @@ def test_python_keeps_the_law() -> None:
 
 
 def test_bindings_keep_the_law() -> None:
-    found = [wrong for path, text in read("bindings", ".pxd").items() for wrong in check_binding(path, text)]
-    assert found == []
+    files = read("bindings", ".pxd", ".pyx")
+    assert {"pccl_c.pxd", "pccl/_core.pyx"} <= files.keys()
+    assert [wrong for path, text in files.items() for wrong in check_binding(path, text)] == []
 
 
 TREE = {
@@ -241,9 +244,10 @@ def test_no_torch_at_import_passes(text: str) -> None:
     assert check_python("pccl/good.py", text) == []
 
 
-def test_binding_of_another_header_fails() -> None:
+def test_binding_of_another_header_or_file_fails() -> None:
     assert check_binding("a.pxd", 'cdef extern from "pccl.h" nogil:\n    pass\n') == []
     assert check_binding("a.pxd", 'cdef extern from "pccl.h":\n    pass\n') == []
     assert len(check_binding("a.pxd", 'cdef extern from "base/log.h":\n    pass\n')) == 1
     assert len(check_binding("a.pxd", "cdef extern from *:\n    pass\n")) == 1
     assert len(check_binding("a.pxd", "  cdef extern from <uv.h>:\n    pass\n")) == 1
+    assert len(check_binding("a.pyx", 'import os\n\ninclude "part.pxi"\n')) == 1
