@@ -32,10 +32,26 @@ struct query {
     pc_error error;
 };
 
+static const char *hint_for(pc_status code) {
+    switch (code) {
+    case pcclMasterConnectionFailed: return "check that a master runs there and is reachable from here";
+    case pcclTimeout: return "a host that is down or a firewall answers nothing; or another program listens there";
+    case pcclProtocolError: return "another program listens there, or another release of pccl";
+    case pcclRefused: return "PCCL_RUN_KEY_FILE must name the key of that run";
+    default: return NULL;
+    }
+}
+
 static pc_status fail(struct query *query, pc_status code, const char *what) {
-    query->error.sys_errno = errno;
+    const char *hint = hint_for(code);
     pc_text_copy(query->error.peer_address, sizeof query->error.peer_address, pc_text_of(query->where));
+    if (hint != NULL) pc_error_hint(&query->error, "%s", hint);
     return pc_error_set(&query->error, code, "the master at %s: %s", query->where, what);
+}
+
+static pc_status fail_of_system(struct query *query, pc_status code, int sys_errno) {
+    query->error.sys_errno = sys_errno;
+    return fail(query, code, strerror(sys_errno));
 }
 
 static pc_status wait_for(struct query *query, short events) {
@@ -46,7 +62,7 @@ static pc_status wait_for(struct query *query, short events) {
         const uint64_t left_ms = (query->deadline_ns - now_ns) / PC_NS_PER_MS + 1;
         const int ready = poll(&poll_fd, 1, (int)pc_min_u64(left_ms, 1000));
         if (ready > 0) return pcclSuccess;
-        if (ready < 0 && errno != EINTR) return fail(query, pcclSystemError, strerror(errno));
+        if (ready < 0 && errno != EINTR) return fail_of_system(query, pcclSystemError, errno);
     }
 }
 
@@ -71,8 +87,7 @@ static pc_status dial(struct query *query, const char *master) {
         if (failure == 0) return pcclSuccess;
         query->transport.ops->close(&query->transport);
     }
-    errno = failure;
-    return fail(query, pcclMasterConnectionFailed, strerror(failure));
+    return fail_of_system(query, pcclMasterConnectionFailed, failure);
 }
 
 static pc_status move(struct query *query, uint8_t *data, size_t len_bytes, bool out) {
@@ -82,7 +97,7 @@ static pc_status move(struct query *query, uint8_t *data, size_t len_bytes, bool
                                   : query->transport.ops->read(&query->transport, &span, 1);
         if (len == 0) return fail(query, pcclMasterConnectionFailed, "connection closed");
         if (len < 0 && errno != EAGAIN && errno != EWOULDBLOCK) {
-            return fail(query, pcclMasterConnectionFailed, strerror(errno));
+            return fail_of_system(query, pcclMasterConnectionFailed, errno);
         }
         if (len < 0) PC_TRY(wait_for(query, out ? POLLOUT : POLLIN));
         else data += len, len_bytes -= (size_t)len;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 from pccl import _core
@@ -14,9 +15,7 @@ Status = dict[str, Any]
 
 
 def query(master: str, timeout: float) -> Status:
-    text = _core.query_status(
-        parse_address(master, "status"), from_environment().run_key, milliseconds(timeout, "timeout")
-    )
+    text = _ask(parse_address(master, "status"), from_environment().run_key, milliseconds(timeout, "timeout"))
     try:
         status = json.loads(text)
     except ValueError:
@@ -25,6 +24,26 @@ def query(master: str, timeout: float) -> Status:
         record = ErrorRecord(code=Result.PROTOCOL_ERROR, message=f"the answer of {master} is not a JSON object")
         raise ProtocolError(Result.PROTOCOL_ERROR, "status", record)
     return status
+
+
+def _ask(address: str, run_key: bytes | None, timeout_ms: int) -> str:
+    """The question runs on a thread of its own, so that Ctrl-C is heard while a name is resolved or nobody answers. It
+    is left behind then, and ends with its time limit or with the process."""
+    answers: list[str] = []
+    failures: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            answers.append(_core.query_status(address, run_key, timeout_ms))
+        except BaseException as failure:
+            failures.append(failure)
+
+    thread = threading.Thread(target=ask, name="pccl-query", daemon=True)
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+    return answers[0]
 
 
 def rows(status: Status, key: str) -> list[dict[str, Any]]:
