@@ -6,8 +6,10 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -116,11 +118,70 @@ def test_waits_without_targets():
     ]
 
 
-def test_status_of_nobody_is_one_line():
-    done = run("status", "127.0.0.1:1", "--timeout", "1")
-    assert done.returncode == 1
-    assert done.stderr.startswith("Error: query_status: MASTER_CONNECTION_FAILED")
-    assert done.stderr.count("\n") == 1
+def one_error_line(done):
+    """The only line, which says what to do; nothing else was printed."""
+    assert (done.returncode, done.stdout) == (1, ""), done.stdout + done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: ")
+    return line
+
+
+@pytest.mark.parametrize("command", ["status", "why"])
+def test_a_closed_port_is_one_line(command):
+    line = one_error_line(run(command, "127.0.0.1:1"))
+    assert "MASTER_CONNECTION_FAILED: the master at 127.0.0.1:1: Connection refused" in line
+    assert "Hint: check that a master runs there" in line
+
+
+def test_a_name_that_nobody_has_is_one_line():
+    line = one_error_line(run("status", "no-such-host.invalid:5"))
+    assert "cannot resolve host 'no-such-host.invalid'" in line
+
+
+@pytest.fixture
+def silent_port():
+    """Something listens and accepts, and says nothing: no master."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server, f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_no_master_behind_the_port_is_one_line(silent_port):
+    start = time.monotonic()
+    line = one_error_line(run("status", silent_port[1], "--timeout", "0.3"))
+    assert f"TIMEOUT: the master at {silent_port[1]}: no answer in time" in line
+    assert "another program listens there" in line
+    assert "EAGAIN" not in line
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "text"), [(["--timeout", "60"], 1, "\nAborted!\n"), (["--timeout", "60", "--watch"], 0, "")]
+)
+def test_ctrl_c_ends_a_status_at_once(silent_port, options, code, text):
+    with background("-m", "pccl.cli", "status", silent_port[1], *options) as process:
+        silent_port[0].settimeout(30)
+        with silent_port[0].accept()[0] as connection:
+            assert connection.recv(1)  # it has asked, and waits
+            start = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == code
+            assert time.monotonic() - start < 0.5  # with the end of the interpreter
+        assert process.stderr.read() == text
+
+
+@pytest.mark.parametrize("module", [("pccl.cli", "master"), ("pccl.master",)])
+def test_help_of_a_master_starts_none(module):
+    done = subprocess.run(
+        [sys.executable, "-m", *module, "--help"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "0.0.0.0:48148" in done.stdout
+    assert "listening" not in done.stdout
+
+
+def test_a_master_at_a_foreign_address_is_one_line():
+    line = one_error_line(run("master", "--listen", "192.0.2.1:48148"))
+    assert "cannot listen at 192.0.2.1:48148" in line
 
 
 @pytest.mark.parametrize(("text", "bounds"), [("4", (4, 4)), ("2-8", (2, 8)), ("64", (64, 64))])
