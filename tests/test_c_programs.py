@@ -216,6 +216,78 @@ int main(int argc, char **argv) {
 }
 """
 
+# Master and two peers in one process; each round ends with requests and asynchronous operations that nobody waited for.
+PROGRAM_DESTROY = r"""
+#include <malloc.h>
+#include <pccl.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define CHECK(call)                                                                                                    \
+    do {                                                                                                               \
+        if ((call) != pcclSuccess) {                                                                                   \
+            fprintf(stderr, "%s\n", #call);                                                                            \
+            exit(1);                                                                                                   \
+        }                                                                                                              \
+    } while (0)
+
+static float buffer[2][1000];
+
+static void run_once(const char *address) {
+    pcclCommOptions_t options = {0};
+    pcclComm_t *comms[2];
+    pcclRequest_t *requests[2], *own;
+    pcclReduceDescriptor_t descriptor = {0};
+    pcclAsyncReduceOp_t handle;
+    bool pending = false;
+    options.master = address;
+    for (int i = 0; i < 2; i++) CHECK(pcclCreateCommunicatorWithOptions(&options, &comms[i]));
+    CHECK(pcclConnect(comms[0]));
+    CHECK(pcclStartConnect(comms[1], &requests[1]));
+    while (!pending) CHECK(pcclArePeersPending(comms[0], &pending));
+    CHECK(pcclUpdateTopology(comms[0]));
+    CHECK(pcclWaitRequest(requests[1], 10000, NULL));
+    CHECK(pcclFreeRequest(requests[1]));
+    descriptor.count = 1000;
+    descriptor.op = pcclSum;
+    descriptor.src_descriptor.datatype = pcclFloat;
+    for (descriptor.tag = 0; descriptor.tag < 4; descriptor.tag++) {
+        CHECK(pcclAllReduceAsync(buffer[0], buffer[0], &descriptor, comms[0], &handle));
+    }
+    descriptor.tag = 9;
+    CHECK(pcclStartAllReduce(comms[1], buffer[1], buffer[1], &descriptor, 0, &own));
+    CHECK(pcclDestroyCommunicator(comms[1]));
+    CHECK(pcclDestroyCommunicator(comms[0]));
+    /* Of a communicator that is gone: it has ended, can be asked, and is freed. */
+    if (pcclWaitRequest(own, 0, NULL) != pcclCancelled || pcclWaitRequest(own, 1000, NULL) != pcclCancelled) exit(2);
+    CHECK(pcclCancelRequest(own));
+    CHECK(pcclFreeRequest(own));
+}
+
+int main(void) {
+    pcclMasterOptions_t options = {0};
+    pcclMasterInstance_t *master = NULL;
+    uint16_t port = 0;
+    char address[64];
+    size_t before = 0;
+    options.listen = "127.0.0.1:0";
+    CHECK(pcclInit());
+    CHECK(pcclCreateMasterWithOptions(&options, &master));
+    CHECK(pcclRunMaster(master));
+    CHECK(pcclGetMasterPort(master, &port));
+    snprintf(address, sizeof address, "127.0.0.1:%u", (unsigned) port);
+    for (int round = 0; round < 60; round++) {
+        run_once(address);
+        if (round == 9) before = mallinfo2().uordblks;
+    }
+    printf("%d\n", (int) ((mallinfo2().uordblks - before) / 50));
+    CHECK(pcclInterruptMaster(master));
+    CHECK(pcclMasterAwaitTermination(master));
+    CHECK(pcclDestroyMaster(master));
+    return 0;
+}
+"""
+
 CXX = shlex.split(os.environ.get("CXX") or "c++")
 
 
@@ -288,6 +360,15 @@ def test_retry_waits_for_the_link(tmp_path):
                 process.wait()
     assert [process.returncode for process in running] == [0, 0]
     assert answers == ["8 1\n"] * 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads glibc's counters")
+def test_destroy_with_operations_in_flight(tmp_path):
+    """Frees what nobody can reach any more, and leaves alone what the user still holds."""
+    program = build(tmp_path, CC, PROGRAM_DESTROY, "program.c", "-std=gnu11")
+    done = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 500, "bytes a round"
 
 
 def test_program_in_cpp(tmp_path):

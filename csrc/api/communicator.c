@@ -432,6 +432,21 @@ static void leave(pcclComm_t *comm) {
     pc_request_release(request);
 }
 
+/* An asynchronous operation that nobody has awaited has no owner left: its handle names the communicator, which goes. */
+static void release_unawaited(pcclComm_t *comm) {
+    for (;;) {
+        struct pcclRequest_t *found = NULL;
+        (void)pthread_mutex_lock(&comm->lock);
+        for (struct pc_list *node = comm->active.next; node != &comm->active && found == NULL; node = node->next) {
+            struct pcclRequest_t *request = PC_LIST_ENTRY(node, struct pcclRequest_t, node);
+            if (request->asynchronous && !request->claimed) found = request;
+        }
+        (void)pthread_mutex_unlock(&comm->lock);
+        if (found == NULL) return;
+        pc_request_release(found);
+    }
+}
+
 pcclResult_t pcclDestroyCommunicator(pcclComm_t *comm) {
     PC_REQUIRE("destroy_communicator", comm);
     /* In a child the sockets are closed already, and locks may be held by threads that exist no more. */
@@ -444,6 +459,7 @@ pcclResult_t pcclDestroyCommunicator(pcclComm_t *comm) {
     if (comm->loop != NULL) leave(comm);
     pc_loop_destroy(comm->loop);
     pc_member_destroy(comm->member);
+    release_unawaited(comm);
     (void)pthread_mutex_lock(&comm->lock);
     pc_comm_unref_unlock(comm);
     return pcclSuccess;
