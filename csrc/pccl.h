@@ -5,9 +5,14 @@
  * written for it compiles and runs unchanged. The second part ("Beyond PCCL 1.0") adds what it lacks: error records,
  * requests that can be waited for in slices and cancelled, options, statistics, the simulator.
  *
- * Threads: every function may be called from any thread. One communicator runs one I/O thread of its own; a caller's
- * buffers belong to the library from the start of a call until it has returned (or, for an asynchronous one, until it
- * has been awaited), and to nobody else in between.
+ * Threads: every function may be called from any thread, also while others are in calls with the same handle; only the
+ * one that frees a handle (pcclDestroyCommunicator, pcclDestroyMaster, pcclFreeRequest) must be the last to begin. One
+ * communicator runs one I/O thread of its own; a caller's buffers belong to the library from the start of a call until
+ * it has returned (or, for an asynchronous one, until it has been awaited), and to nobody else in between.
+ *
+ * Fork: a child has none of the parent's handles. Its copies of the sockets are closed in fork() itself, so the parent
+ * goes on undisturbed; every call with an inherited handle returns pcclForked at once, except destroying and freeing,
+ * which succeed and do nothing. The child may create handles of its own. Programs started with exec inherit nothing.
  */
 #ifndef PCCL_H
 #define PCCL_H
@@ -81,7 +86,7 @@ typedef enum pcclDataType_t {
 
 typedef enum pcclDeviceType_t { pcclDeviceCpu = 0, pcclDeviceCuda = 1 } pcclDeviceType_t;
 
-/* pcclAvg divides the sum once, at the end, by the number of peers that took part; on integers it truncates toward 0. */
+/* pcclAvg divides the sum once, at the end, by how many peers took part; on integers it truncates toward 0. */
 typedef enum pcclRedOp_t {
     pcclSum = 0,
     pcclAvg = 1,
@@ -195,8 +200,16 @@ PCCL_EXPORT pcclResult_t pcclGetBuildInfo(pcclBuildInfo_t *info);
 
 PCCL_EXPORT pcclResult_t pcclCreateCommunicator(const pcclCommCreateParams_t *params, pcclComm_t **comm_out);
 PCCL_EXPORT pcclResult_t pcclGetAttribute(const pcclComm_t *comm, pcclAttribute_t attribute, int *value_out);
+/*
+ * Leaves the run and ends the I/O thread, within about a second and without any other peer. Calls that other threads
+ * are in, and operations in flight, end with pcclCancelled; after it has returned nobody touches their buffers.
+ * Asynchronous operations that were not awaited are given up. Requests stay the user's: each can still be asked, and
+ * must be freed.
+ */
 PCCL_EXPORT pcclResult_t pcclDestroyCommunicator(pcclComm_t *comm);
 
+/* One attempt. Fails at once where no master listens, and after connect_timeout_ms where nobody answers; the
+ * communicator can be connected again then, as it can after it was removed from the run. */
 PCCL_EXPORT pcclResult_t pcclConnect(pcclComm_t *comm);
 PCCL_EXPORT pcclResult_t pcclUpdateTopology(pcclComm_t *comm);
 PCCL_EXPORT pcclResult_t pcclArePeersPending(const pcclComm_t *comm, bool *pending_out);
@@ -207,6 +220,8 @@ PCCL_EXPORT pcclResult_t pcclAllReduce(const void *sendbuf, void *recvbuf, const
 PCCL_EXPORT pcclResult_t pcclAllReduceAsync(const void *sendbuf, void *recvbuf,
                                             const pcclReduceDescriptor_t *descriptor, const pcclComm_t *comm,
                                             pcclAsyncReduceOp_t *handle_out);
+/* An operation that loses a peer or a link is done again with the survivors, until none has succeeded for the time
+ * limit of an operation. The tags must differ. */
 PCCL_EXPORT pcclResult_t pcclAllReduceMultipleWithRetry(const pcclReduceOpDescriptor_t *descriptors, size_t count,
                                                         const pcclComm_t *comm,
                                                         pcclReduceInfo_t *PCCL_NULLABLE info_out, int max_in_flight);
@@ -257,7 +272,8 @@ typedef enum pcclLogLevel_t {
     pcclLogTrace = 6
 } pcclLogLevel_t;
 
-/* Set the level, and where lines go (NULL: stderr). The callback is called from any thread, one line at a time. */
+/* Set the level, and where lines go (NULL: stderr). The callback is called from any thread, one line at a time, and
+ * must not call this library. */
 typedef void (*pcclLogCallback_t)(void *user, pcclLogLevel_t level, const char *line);
 PCCL_EXPORT pcclResult_t pcclSetLog(pcclLogLevel_t level, pcclLogCallback_t callback, void *user);
 
@@ -281,9 +297,14 @@ typedef struct pcclCommOptions_t {
 PCCL_EXPORT pcclResult_t pcclCreateCommunicatorWithOptions(const pcclCommOptions_t *options, pcclComm_t **comm_out);
 
 /*
- * Requests: every joint call can be started, waited for in slices, and cancelled. A start that fails gives no request.
- * pcclWaitRequest returns pcclInProgress when timeout_ms passed first; else the call's result, again and again, until
- * the request is freed. Freeing one that is unfinished cancels it and waits until nobody touches the buffers.
+ * Requests: every joint call can be started, waited for in slices, and cancelled. A start that fails gives no request;
+ * each request that it gives is freed exactly once, before or after its communicator is destroyed.
+ *
+ * pcclWaitRequest returns pcclInProgress when timeout_ms (UINT32_MAX: for ever) passed first; else the call's result,
+ * again and again, until the request is freed. pcclCancelRequest returns at once; the call ends soon, with
+ * pcclCancelled or with what it had come to. Both may be called from any thread, by several at a time. pcclFreeRequest
+ * cancels one that is unfinished and waits until nobody touches its buffers; it needs no other peer, and no thread may
+ * be in or begin a call with that request.
  */
 typedef struct pcclRequest_t pcclRequest_t;
 
@@ -303,6 +324,9 @@ PCCL_EXPORT pcclResult_t pcclStartOptimizeTopology(pcclComm_t *comm, pcclRequest
 PCCL_EXPORT pcclResult_t pcclStartAllReduce(pcclComm_t *comm, const void *sendbuf, void *recvbuf,
                                             const pcclReduceDescriptor_t *descriptor, uint32_t timeout_ms,
                                             pcclRequest_t **request_out);
+/* Of shared_state, the struct and the array of infos are copied before it returns. The names and the tensors' memory
+ * stay with the library until the request has ended; nobody may write to the tensors until then. The tensors are
+ * digested before it returns, which takes time. The new revision is in the outcome: shared_state is not written to. */
 PCCL_EXPORT pcclResult_t pcclStartSynchronizeSharedState(pcclComm_t *comm, const pcclSharedState_t *shared_state,
                                                          pcclSharedStateSyncStrategy_t strategy,
                                                          pcclRequest_t **request_out);
@@ -396,7 +420,7 @@ typedef struct pcclMember_t {
     char address[64];
 } pcclMember_t;
 
-/* Copies at most *count_inout members of the current epoch, and sets it to how many there are. */
+/* Copies at most *count_inout members of the current epoch, and sets it to how many there are; 0 when not connected. */
 PCCL_EXPORT pcclResult_t pcclGetMembers(const pcclComm_t *comm, pcclMember_t *members_out, size_t *count_inout);
 
 typedef struct pcclStats_t {
@@ -427,8 +451,8 @@ PCCL_EXPORT pcclResult_t pcclCreateMasterWithOptions(const pcclMasterOptions_t *
 /* The port it listens on; known as soon as it was created. */
 PCCL_EXPORT pcclResult_t pcclGetMasterPort(const pcclMasterInstance_t *master, uint16_t *port_out);
 
-/* Asks a master for its state: members, epoch, operations in flight, who waits for whom. *json_out is freed with free().
- */
+/* Asks a master for its state: members, epoch, operations in flight, who waits for whom. Blocks for timeout_ms (0:
+ * 5000) at most, and for as long as the system takes to resolve a name. *json_out is freed with free(). */
 PCCL_EXPORT pcclResult_t pcclQueryStatus(const char *master, const uint8_t *run_key, size_t run_key_len,
                                          uint32_t timeout_ms, char **json_out);
 

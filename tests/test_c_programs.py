@@ -269,7 +269,7 @@ int main(void) {
     pcclMasterInstance_t *master = NULL;
     uint16_t port = 0;
     char address[64];
-    size_t before = 0;
+    long before = 0;
     options.listen = "127.0.0.1:0";
     CHECK(pcclInit());
     CHECK(pcclCreateMasterWithOptions(&options, &master));
@@ -278,9 +278,9 @@ int main(void) {
     snprintf(address, sizeof address, "127.0.0.1:%u", (unsigned) port);
     for (int round = 0; round < 60; round++) {
         run_once(address);
-        if (round == 9) before = mallinfo2().uordblks;
+        if (round == 9) before = (long) mallinfo2().uordblks;
     }
-    printf("%d\n", (int) ((mallinfo2().uordblks - before) / 50));
+    printf("%ld\n", ((long) mallinfo2().uordblks - before) / 50);
     CHECK(pcclInterruptMaster(master));
     CHECK(pcclMasterAwaitTermination(master));
     CHECK(pcclDestroyMaster(master));
@@ -368,7 +368,7 @@ def test_destroy_with_operations_in_flight(tmp_path):
     program = build(tmp_path, CC, PROGRAM_DESTROY, "program.c", "-std=gnu11")
     done = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 500, "bytes a round"
+    assert int(done.stdout) < 3000, "bytes a round; that leak is 8,000"
 
 
 def test_program_in_cpp(tmp_path):
