@@ -43,7 +43,16 @@ def test_each_code_has_its_anchor(name, number, upper, text):
     page = (ROOT / "docs" / "errors.md").read_text()
     assert f'<a id="{upper.lower()}"></a>\n## {upper} ({number})\n\n`{name}`: {text}.' in page
     section = page.partition(f'<a id="{upper.lower()}">')[2].partition("<a id=")[0]
-    assert "**What to do.**" in section
+    for heading in ("**What is lost.** ", "**What to do.** "):
+        answer = section.partition(heading)[2].partition("\n\n")[0]
+        assert answer.strip().endswith(".")
+
+
+@pytest.mark.parametrize("upper", ["DEADLOCK", "TIMEOUT", "MISMATCH", "RANK_CONNECTION_LOST"])
+def test_codes_that_end_an_operation_for_all_tell_of_late_callers(upper):
+    page = (ROOT / "docs" / "errors.md").read_text()
+    section = page.partition(f'<a id="{upper.lower()}">')[2].partition("<a id=")[0]
+    assert "(#a-verdict-that-comes-before-the-call)" in section
 
 
 def test_no_code_but_those_of_the_header():
