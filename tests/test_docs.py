@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -109,8 +110,9 @@ def test_the_c_command_builds_a_program(tmp_path):
     subprocess.run(["./a.out"], cwd=tmp_path, env=environment, check=True, timeout=10)
 
 
-def run_readme(peer, source, steps):
-    """README's loop; the batches end at the revision ``steps``, so that all peers stop at the same one."""
+def run_readme(peer, source, steps, slow_from=None):
+    """README's loop; the batches end at the revision ``steps``, so that all peers stop at the same one. From the
+    revision ``slow_from`` on the others have to wait for this peer."""
     names = {}
 
     def batches():
@@ -122,24 +124,49 @@ def run_readme(peer, source, steps):
 
     def compute(weights, batch, gradient):
         gradient[:] = 1 + batch % 3
+        if slow_from is not None and batch >= slow_from:
+            peer.emit("slow")
+            __import__("time").sleep(0.5)
 
     names.update(batches=batches, compute=compute)
     exec(source, names)
     return names["state"].revision, digest(names["weights"]), float(np.mean(names["weights"]))
 
 
-def test_the_loop_of_the_readme():
-    """Two peers, then a third: all end with the same weights."""
+def readme_source(cluster):
     (source,) = blocks(README, "python")
     assert "10.0.0.1:48148" in source
+    return source.replace("10.0.0.1:48148", cluster.address)
+
+
+def test_the_loop_of_the_readme():
+    """Two peers, then a third: all end with the same weights."""
     with Cluster() as cluster:
-        source = source.replace("10.0.0.1:48148", cluster.address)
         peers = []
         for _ in range(3):
-            peers.append(cluster.spawn().start(run_readme, source=source, steps=60))
+            peers.append(cluster.spawn().start(run_readme, source=readme_source(cluster), steps=60))
             peers[0].event("step")
             for _ in range(5):
                 peers[0].event("step")
         answers = [peer.wait() for peer in peers]
         assert answers[0][0] == 60
         assert answers[0] == answers[1] == answers[2]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_the_loop_of_the_readme_outlives_a_peer(world):
+    """The survivors wait for it in the all-reduce, and go on without it; a single one too."""
+    with Cluster() as cluster:
+        victim, *survivors = (cluster.spawn() for _ in range(world))
+        victim.start(run_readme, source=readme_source(cluster), steps=60, slow_from=20)
+        for peer in survivors:
+            peer.start(run_readme, source=readme_source(cluster), steps=60)
+        for peer in survivors:
+            while peer.event("step")["revision"] < 20:
+                pass
+        victim.event("slow")
+        time.sleep(0.2)
+        victim.kill()
+        answers = [peer.wait() for peer in survivors]
+        assert answers[0][0] == 60
+        assert len({tuple(answer) for answer in answers}) == 1

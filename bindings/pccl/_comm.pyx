@@ -18,6 +18,10 @@ from pccl._core cimport c_string, check, check_call, close_at_exit, encoded, ens
 from pccl._request cimport Keeper, Request
 from slices cimport SHORT_NAP_NS, nap
 
+from pccl.types import Collective
+
+cdef tuple collective_names = tuple(collective.name.lower() for collective in Collective)
+
 
 cdef class Comm(Keeper):
     """A communicator's C handle. It outlives its requests: closing it cancels them."""
@@ -159,7 +163,7 @@ cdef class Comm(Keeper):
                          uint32_t root, uint64_t tag, counts, recv_counts, weight, double scale, int algorithm,
                          uint32_t timeout_ms):
         """``counts`` and ``recv_counts``: array('Q') or None. ``weight``: None for none."""
-        cdef Request request = self.prepare("collective")
+        cdef Request request = self.prepare(collective_names[collective])
         cdef pcclCollectiveArgs_t args
         cdef uint64_t[::1] counts_view
         memset(&args, 0, sizeof(args))
