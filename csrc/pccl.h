@@ -463,6 +463,8 @@ typedef struct pcclSimOptions_t {
     uint32_t ops; /* all-reduces a peer */
     bool faults; /* false: delays only */
     bool trace; /* keep a readable event log */
+    uint64_t crash_event; /* not 0: peer crash_peer, counted from 1, crashes after so many events */
+    uint32_t crash_peer;
 } pcclSimOptions_t;
 
 typedef struct pcclSimReport_t {

@@ -27,6 +27,7 @@ void pc_master_call(struct pc_master *master, struct pc_peer *peer, const struct
     peer->call_serial = call->serial;
     peer->call_ns = now_ns;
     peer->vote = call->value != 0;
+    if (call->kind == PC_CALL_END_STEP) peer->step_ops = call->step_ops;
 }
 
 void pc_master_call_cancel(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_call_cancel *cancel) {
@@ -237,6 +238,16 @@ static bool blocked(const struct pc_peer *peer) {
     return peer->stall_count > 0 ? peer->stall_reports >= 2 : peer->call != PC_CALL_NONE;
 }
 
+/*
+ * Whether other does, or did, its part of the operation that peer is blocked in. In a step it is over for a member as soon
+ * as it is complete there; its frames may be under way still, or lost with a link whose end has not been noticed yet.
+ */
+static bool does_part(const struct pc_peer *other, const struct pc_peer *peer, const struct pc_stall *stall) {
+    if (other == peer || has_started(other, &stall->key)) return true;
+    if (!stall->in_step) return false;
+    return stall->key.channel != 0 || other->step_ops >= peer->step_ops;
+}
+
 /* Whether what peer waits for can still come, given that all of its group are blocked. */
 static bool hopeful(struct pc_master *master, const struct pc_peer *peer) {
     for (uint32_t i = 0; i < peer->stall_count; i++) {
@@ -244,7 +255,7 @@ static bool hopeful(struct pc_master *master, const struct pc_peer *peer) {
         bool all = true;
         PC_EACH_PEER(master, other) {
             if (!pc_master_takes_part(other, &peer->stalls[i].key)) continue;
-            all &= other == peer || has_started(other, &peer->stalls[i].key);
+            all &= does_part(other, peer, &peer->stalls[i]);
             /* In are_peers_pending without a report yet: operations of other threads may be in flight. */
             if (other->call == PC_CALL_PEERS_PENDING && other->stall_count == 0) return true;
         }
@@ -307,6 +318,7 @@ void pc_master_stalled(struct pc_peer *peer, const struct pc_msg_stalled *stalle
     for (uint32_t i = 0; i < stalled->calls.count && peer->stall_count < PC_STALLS_MAX; i++) {
         peer->stalls[peer->stall_count++] = calls[i];
     }
+    if (peer->call != PC_CALL_END_STEP) peer->step_ops = stalled->step_ops;
     peer->stall_reports = peer->stall_count > 0 ? peer->stall_reports + 1 : 0;
     void *items = peer->started;
     if (!pc_grow(&items, &peer->started_capacity, stalled->started.count, sizeof *peer->started)) return;

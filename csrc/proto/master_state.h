@@ -68,6 +68,7 @@ struct pc_peer {
     struct pc_op_key *started;
     size_t started_count, started_capacity;
 
+    uint64_t step_ops; /* of the whole group, that it has posted in its step, as last told */
     bool vote; /* in PC_CALL_END_STEP: nothing has failed there */
 
     bool freeze_waited; /* its STATE is awaited */

@@ -410,6 +410,7 @@ static void post_joint(struct pc_member *member, struct pc_call *call) {
         .serial = call->serial,
         .group = member->group.number,
         .value = call->vote && member->group.step_poison.code == pcclSuccess,
+        .step_ops = member->group.step_ops,
     };
     pc_member_tell_master(member, PC_MSG_CALL, &message);
 }

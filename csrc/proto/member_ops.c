@@ -306,6 +306,7 @@ static void start_call(struct pc_member *member, struct pc_call *call, uint64_t 
         return;
     }
     op->call = call;
+    if (pc_op_in_step(op) && op->key.channel == 0) member->group.step_ops++;
     member->posted_count++;
     member->stats.ops_started++;
     member->ops_due_ns = pc_min_u64(member->ops_due_ns, call->deadline_ns);
@@ -379,6 +380,7 @@ void pc_member_poison_step(struct pc_member *member, const pc_error *error) {
 
 void pc_member_end_step(struct pc_member *member) {
     member->group.step_open = false;
+    member->group.step_ops = 0;
     member->group.step_poison = (pc_error){0};
 }
 

@@ -56,6 +56,7 @@ struct pc_member_group {
     uint32_t rtt_us; /* longest of its links; 0: unknown */
     bool ring_only; /* some pair has no link */
     bool step_open; /* operations of a step were posted, and it has not been voted on */
+    uint64_t step_ops; /* those that all of the group take part in */
     pc_error step_poison; /* why the step fails; code 0: it does not */
 };
 

@@ -26,7 +26,10 @@ pcclResult_t pcclSimRun(const pcclSimOptions_t *options, pcclSimReport_t *report
         .peers = low + (uint32_t)(options->seed * 0x9e3779b97f4a7c15ull >> 32) % (high - low + 1),
         .ops = options->ops,
         .faults = options->faults,
+        .crash_event = options->crash_event,
+        .crash_peer = options->crash_peer,
     };
+    if (config.crash_event != 0 && (config.crash_peer < 1 || config.crash_peer > config.peers)) return pcclInvalidArgument;
     struct pc_workload *workload = pc_workload_create(&config);
     if (workload == NULL) return pcclNoMemory;
     struct pc_writer log = {0};

@@ -32,7 +32,8 @@ enum alarm { ALARM_START, ALARM_NEXT, ALARM_CRASH, ALARM_VANISH, ALARM_PAUSE, AL
              ALARM_CHECK };
 
 /* Named by what is waited for. */
-enum program_state { WAIT_START, WAIT_CONNECT, WAIT_PENDING, WAIT_UPDATE, WAIT_SYNC, WAIT_REDUCE, WAIT_DELAY, FINISHED };
+enum program_state { WAIT_START, WAIT_CONNECT, WAIT_PENDING, WAIT_UPDATE, WAIT_SYNC, WAIT_REDUCE, WAIT_VOTE, WAIT_DELAY,
+                     FINISHED };
 
 struct reduction {
     struct pc_call call;
@@ -50,6 +51,7 @@ struct program {
     uint64_t step, epoch, waiting_ns;
     struct reduction reductions[TAGS_MAX];
     uint32_t reduction_count;
+    bool in_step, step_failed; /* step consistency: one vote on all of its reductions */
     int64_t state_data[STATE_ELEMS], state_step;
     struct pc_tensor tensors[2];
     bool state_spoiled;
@@ -71,6 +73,7 @@ struct pc_workload {
     uint64_t epoch_lists[EPOCHS_MAX];
     uint64_t committed, aborted, furthest_step;
     bool stop, broken;
+    bool crashed; /* config.crash_event has come */
     bool disturbed; /* by faults: without them no link may be lost */
     char verdict[512];
 };
@@ -112,6 +115,11 @@ static bool in_place_of(const struct pc_workload *workload, uint64_t step, uint3
 
 static uint8_t algorithm_of(const struct pc_workload *workload, uint64_t step, uint32_t tag) {
     return (uint8_t)(mix(workload->config.seed, step, 400 + tag) % PC_ALGORITHM_COUNT);
+}
+
+/* Reductions of this step of the program return when they are complete, and are voted on together. */
+static bool voted_on(const struct pc_workload *workload, uint64_t step) {
+    return mix(workload->config.seed, step, 500) % 3 == 0;
 }
 
 /* A user error now and then: one peer calls with another count. All must be told, and the retry must work. */
@@ -174,8 +182,9 @@ static void post_reduction(struct pc_workload *workload, struct program *program
     reduction->call.shape = (struct pc_op_shape){.count = count,
                                                   .dtype = pcclInt64,
                                                   .redop = pcclSum,
+                                                  .consistency = program->in_step ? PC_STEP : PC_STRICT,
                                                   .algorithm = algorithm_of(workload, program->step, tag)};
-    const bool wrong = reduction->attempt == 0 && program->slot == 1 && wrong_call(workload, program->step, tag);
+    const bool wrong = !program->in_step && reduction->attempt == 0 && program->slot == 1 && wrong_call(workload, program->step, tag);
     if (wrong) reduction->call.shape.count = count - 1;
     reduction->call.send = reduction->send;
     reduction->call.recv = reduction->in_place ? reduction->send : reduction->recv;
@@ -194,9 +203,18 @@ static void free_reductions(struct program *program) {
     program->reduction_count = 0;
 }
 
+static void post_reductions(struct pc_workload *workload, struct program *program) {
+    program->state = WAIT_REDUCE;
+    program->step_failed = false;
+    const uint64_t turn = pc_world_random(workload->world);
+    for (uint32_t i = 0; i < program->reduction_count && program->state == WAIT_REDUCE; i++) {
+        post_reduction(workload, program, (uint32_t)((i + turn) % program->reduction_count));
+    }
+}
+
 static void start_reductions(struct pc_workload *workload, struct program *program) {
     free_reductions(program);
-    program->state = WAIT_REDUCE;
+    program->in_step = voted_on(workload, program->step);
     program->reduction_count = tags_of(workload, program->step);
     memset(program->reductions, 0, sizeof program->reductions);
     for (uint32_t tag = 0; tag < program->reduction_count; tag++) {
@@ -207,10 +225,7 @@ static void start_reductions(struct pc_workload *workload, struct program *progr
         reduction->recv = malloc(count * sizeof(int64_t) + 8);
         fill(program, reduction, tag, count);
     }
-    const uint64_t turn = pc_world_random(workload->world);
-    for (uint32_t i = 0; i < program->reduction_count && program->state == WAIT_REDUCE; i++) {
-        post_reduction(workload, program, (uint32_t)((i + turn) % program->reduction_count));
-    }
+    post_reductions(workload, program);
 }
 
 static void start_sync(struct pc_workload *workload, struct program *program) {
@@ -320,10 +335,79 @@ static void check_agreement(struct pc_workload *workload, struct program *progra
     }
 }
 
+static bool all_done(const struct program *program) {
+    for (uint32_t i = 0; i < program->reduction_count; i++) {
+        if (!program->reductions[i].done) return false;
+    }
+    return true;
+}
+
+/* Of a step: what it came to is checked when it has been voted on. */
+static void on_reduced_in_step(struct pc_workload *workload, struct program *program, struct reduction *reduction) {
+    const pc_status code = reduction->call.outcome.error.code;
+    if (expelled(code)) {
+        give_up(program);
+        return;
+    }
+    if (code != pcclSuccess && code != pcclTooFewPeers && code != pcclRankConnectionLost) {
+        violate(workload, "L7: unexpected %s in a step at peer %u: %s", pc_status_name(code), program->slot,
+                reduction->call.outcome.error.message);
+    }
+    program->step_failed |= code == pcclRankConnectionLost;
+    reduction->done = true;
+    if (!all_done(program) || program->state != WAIT_REDUCE) return;
+    memset(&program->call, 0, sizeof program->call);
+    program->call.kind = PC_CALL_END_STEP;
+    program->call.vote = !program->step_failed;
+    program->state = WAIT_VOTE;
+    program->call_out = true;
+    post(workload, program, &program->call);
+}
+
+static void on_voted(struct pc_workload *workload, struct program *program) {
+    const pc_status code = program->call.outcome.error.code;
+    if (expelled(code)) {
+        give_up(program);
+        return;
+    }
+    if (code != pcclSuccess && code != pcclStepAborted) {
+        violate(workload, "L7: unexpected %s of a vote at peer %u: %s", pc_status_name(code), program->slot,
+                program->call.outcome.error.message);
+        return;
+    }
+    for (uint32_t tag = 0; tag < program->reduction_count; tag++) {
+        struct reduction *reduction = &program->reductions[tag];
+        struct attempt *attempt = attempt_of(workload, program->step, tag, reduction->attempt);
+        if (code == pcclSuccess && reduction->call.outcome.error.code == pcclSuccess) {
+            workload->committed++;
+            check_result(workload, program, tag);
+        } else if (code == pcclStepAborted) {
+            workload->aborted++;
+            attempt->losers |= 1ull << (program->slot - 1);
+            fill(program, reduction, tag, count_of(workload, program->step, tag));
+        }
+        check_agreement(workload, program, tag);
+        if (code == pcclStepAborted && ++reduction->attempt == ATTEMPTS_MAX) {
+            violate(workload, "L1: step %llu was aborted %u times at peer %u", (unsigned long long)program->step,
+                    ATTEMPTS_MAX, program->slot);
+            return;
+        }
+    }
+    if (code == pcclSuccess) {
+        end_step(workload, program);
+    } else {
+        post_reductions(workload, program);
+    }
+}
+
 static void on_reduced(struct pc_workload *workload, struct program *program, struct reduction *reduction) {
     const uint32_t tag = (uint32_t)(reduction - program->reductions);
     const uint64_t count = count_of(workload, program->step, tag);
     const pc_status code = reduction->call.outcome.error.code;
+    if (program->in_step) {
+        on_reduced_in_step(workload, program, reduction);
+        return;
+    }
     if (code == pcclSuccess) {
         workload->committed++;
         check_result(workload, program, tag);
@@ -367,10 +451,7 @@ static void on_reduced(struct pc_workload *workload, struct program *program, st
             return;
         }
     }
-    for (uint32_t i = 0; i < program->reduction_count; i++) {
-        if (!program->reductions[i].done) return;
-    }
-    if (program->state == WAIT_REDUCE) end_step(workload, program);
+    if (all_done(program) && program->state == WAIT_REDUCE) end_step(workload, program);
 }
 
 static void on_synced(struct pc_workload *workload, struct program *program) {
@@ -426,6 +507,8 @@ static void on_joint(struct pc_workload *workload, struct program *program) {
     }
     if (state == WAIT_SYNC) {
         on_synced(workload, program);
+    } else if (state == WAIT_VOTE) {
+        on_voted(workload, program);
     } else if (code != pcclSuccess) {
         if (expelled(code) || state == WAIT_CONNECT) {
             give_up(program);
@@ -471,6 +554,11 @@ static void completed(void *context, struct pc_process *process, struct pc_call 
 
 static void after_event(void *context, struct pc_process *process) {
     struct pc_workload *workload = context;
+    const struct pc_workload_config *config = &workload->config;
+    if (config->crash_event != 0 && !workload->crashed && pc_world_events(workload->world) >= config->crash_event) {
+        workload->crashed = workload->disturbed = true;
+        pc_world_alarm(workload->world, pc_world_now(workload->world), ALARM_CRASH, config->crash_peer);
+    }
     if (process->member == NULL) return;
     struct pc_member_view view;
     pc_member_view(process->member, &view);

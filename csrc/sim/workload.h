@@ -13,6 +13,8 @@ struct pc_workload_config {
     uint64_t seed;
     uint32_t peers, ops;
     bool faults;
+    uint64_t crash_event; /* not 0: crash_peer crashes after this event */
+    uint32_t crash_peer;
 };
 
 struct pc_workload *pc_workload_create(const struct pc_workload_config *config);

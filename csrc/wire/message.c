@@ -93,6 +93,7 @@ static const struct pc_field msg_call_fields[] = {
     FIELD(pc_msg_call, serial, PC_FIELD_U64),
     FIELD(pc_msg_call, group, PC_FIELD_U32),
     FIELD(pc_msg_call, value, PC_FIELD_U64),
+    FIELD(pc_msg_call, step_ops, PC_FIELD_U64),
 };
 SCHEMA(msg_call)
 
@@ -157,6 +158,7 @@ static const struct pc_field stall_fields[] = {
 SCHEMA(stall)
 
 static const struct pc_field msg_stalled_fields[] = {
+    FIELD(pc_msg_stalled, step_ops, PC_FIELD_U64),
     PART(pc_msg_stalled, calls, PC_FIELD_LIST, stall_schema),
     PART(pc_msg_stalled, started, PC_FIELD_LIST, op_key_schema),
 };

@@ -195,6 +195,7 @@ struct pc_msg_call {
     uint64_t serial; /* counts this peer's joint calls; results name it */
     uint32_t group; /* of a call that only one group makes */
     uint64_t value; /* PC_CALL_END_STEP: whether nothing has failed here */
+    uint64_t step_ops; /* PC_CALL_END_STEP: operations of the whole group that were posted in it */
 };
 struct pc_msg_call_cancel {
     uint64_t serial;
@@ -278,6 +279,7 @@ struct pc_stall {
 };
 /* All that this peer's threads are blocked in; empty: no longer blocked. */
 struct pc_msg_stalled {
+    uint64_t step_ops; /* operations of the whole group posted here in the open step */
     struct pc_array calls; /* struct pc_stall */
     struct pc_array started; /* struct pc_op_key: all ops posted here and undecided */
 };
