@@ -1,9 +1,9 @@
-"""Collectives of ours beside those of others, in one run: all libraries are warm and idle while another one is measured,
-and take turns. ``python bench/collectives.py --compare gloo,limit --congestion reno``
+"""Collectives of ours beside those of others, in one run: all libraries are warm and idle while another one is
+measured, and take turns. ``python bench/collectives.py --compare gloo,limit --congestion reno``
 
-A sample is the time of one operation in a row of them (as many as fit into about 50 ms), after a barrier and one that is
-not timed, at the slowest rank. busbw is as nccl-tests defines it. Libraries: gloo (torch.distributed), mpi (Open MPI over
-TCP, where mpicc is installed), limit (a minimal C ring without any protocol, all_reduce only).
+A sample is the time of one operation in a row of them (as many as fit into about 50 ms), after a barrier and one that
+is not timed, at the slowest rank. busbw is as nccl-tests defines it. Libraries: gloo (torch.distributed), mpi (Open MPI
+over TCP, where mpicc is installed), limit (a minimal C ring without any protocol, all_reduce only).
 """
 
 from __future__ import annotations

@@ -189,6 +189,8 @@ cdef extern from "pccl.h" nogil:
         uint32_t ops
         c_bool faults
         c_bool trace
+        uint64_t crash_event
+        uint32_t crash_peer
 
     ctypedef struct pcclSimReport_t:
         c_bool ok

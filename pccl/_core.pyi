@@ -2,7 +2,14 @@ from typing import Any
 
 def query_status(master: str, run_key: bytes | None = None, timeout_ms: int = 0) -> str: ...
 def sim_run(
-    seed: int, peers_min: int, peers_max: int, ops: int, faults: bool = True, trace: bool = False
+    seed: int,
+    peers_min: int,
+    peers_max: int,
+    ops: int,
+    faults: bool = True,
+    trace: bool = False,
+    crash_event: int = 0,
+    crash_peer: int = 0,
 ) -> dict[str, Any]: ...
 def set_log(level: int, path: str | None = None) -> None: ...
 def has_cuda_support() -> bool: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import cffi
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("base", "bytes", "wire", "math", "plan", "proto", "sim")
 CDEF = """
-typedef struct { uint64_t seed; uint32_t peers_min, peers_max, ops; bool faults, trace; } pcclSimOptions_t;
+typedef struct {
+    uint64_t seed; uint32_t peers_min, peers_max, ops; bool faults, trace; uint64_t crash_event; uint32_t crash_peer;
+} pcclSimOptions_t;
 typedef struct {
     bool ok; uint32_t peers; uint64_t events, ops_committed, ops_aborted, epochs, virtual_ns; uint64_t trace_hash;
     char verdict[512]; char *log;
@@ -38,7 +41,7 @@ def compile_to(name: str, flags: list[str], *drivers: Path) -> Path:
     libraries = subprocess.run(
         ["pkg-config", "--cflags", "--libs", "libcrypto", "libxxhash"], check=True, capture_output=True, text=True
     ).stdout.split()
-    partial = library.with_suffix(".partial")
+    partial = library.with_suffix(f".{os.getpid()}")  # test processes may build it at the same time
     command = ["cc", "-std=c11", "-O1", "-g", "-ffp-contract=off", "-pthread", f"-I{ROOT / 'csrc'}"]
     subprocess.run([*command, *flags, *map(str, sources), "-o", str(partial), *libraries], check=True)
     partial.replace(library)
@@ -51,8 +54,12 @@ class Simulator:
         self.ffi.cdef(CDEF)
         self.library: Any = self.ffi.dlopen(str(build(mutant)))
 
-    def run(self, seed: int, low: int, high: int, ops: int, faults: bool = True, trace: bool = False) -> Any:
-        options = self.ffi.new("pcclSimOptions_t *", [seed, low, high, ops, faults, trace])
+    def run(
+        self, seed: int, low: int, high: int, ops: int, faults: bool = True, trace: bool = False,
+        crash: tuple[int, int] = (0, 0),
+    ) -> Any:  # fmt: skip
+        """``crash``: after which event, and which peer, counted from 1; event 0: none."""
+        options = self.ffi.new("pcclSimOptions_t *", [seed, low, high, ops, faults, trace, *crash])
         report = self.ffi.new("pcclSimReport_t *")
         assert self.library.pcclSimRun(options, report) == 0
         return report

@@ -41,5 +41,17 @@ def test_the_log_of_a_schedule_names_epochs_and_peers(simulator: Simulator) -> N
 
 def test_bad_options_are_refused(simulator: Simulator) -> None:
     for low, high in ((1, 4), (4, 65), (5, 4)):
-        options = simulator.ffi.new("pcclSimOptions_t *", [1, low, high, 4, True, False])
+        options = simulator.ffi.new("pcclSimOptions_t *", [1, low, high, 4, True, False, 0, 0])
         assert simulator.library.pcclSimRun(options, simulator.ffi.new("pcclSimReport_t *")) == 3
+
+
+# Seeds whose short programs hold different collectives: both consistencies, every algorithm, near and far.
+@pytest.mark.parametrize(("peers", "seeds"), [(2, range(16)), (3, range(8)), (4, range(5)), (5, range(4))])
+def test_a_crash_after_every_event_keeps_the_laws(simulator: Simulator, peers: int, seeds: range) -> None:
+    for seed in seeds:
+        events = simulator.run(seed, peers, peers, 2, faults=False).events
+        stride = 1 if peers < 4 else 3  # `pccl sim --exhaustive` leaves none out
+        for event in range(1 + seed % stride, events, stride):
+            for victim in range(1, peers + 1):
+                report = simulator.run(seed, peers, peers, 2, faults=False, crash=(event, victim))
+                assert report.ok, f"seed {seed}, peer {victim} after event {event}: {simulator.verdict(report)}"

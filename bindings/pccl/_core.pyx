@@ -114,7 +114,8 @@ def query_status(str master not None, bytes run_key=None, uint32_t timeout_ms=0)
         free(json)
 
 
-def sim_run(uint64_t seed, uint32_t peers_min, uint32_t peers_max, uint32_t ops, bint faults=True, bint trace=False):
+def sim_run(uint64_t seed, uint32_t peers_min, uint32_t peers_max, uint32_t ops, bint faults=True, bint trace=False,
+            uint64_t crash_event=0, uint32_t crash_peer=0):
     """One simulated schedule; the report as a dict."""
     cdef pcclSimOptions_t options
     cdef pcclSimReport_t report
@@ -126,6 +127,8 @@ def sim_run(uint64_t seed, uint32_t peers_min, uint32_t peers_max, uint32_t ops,
     options.ops = ops
     options.faults = faults
     options.trace = trace
+    options.crash_event = crash_event
+    options.crash_peer = crash_peer
     cdef pcclResult_t code
     with nogil:
         code = pcclSimRun(&options, &report)

@@ -22,6 +22,7 @@ LAWS = {
     "L5": "the exact divisor",
 }
 Job = tuple[int, int, int, int, int, bool]
+Crash = tuple[int, int, int, int]  # seed, peers, first event, ops
 
 
 def parse_peers(text: str) -> tuple[int, int]:
@@ -50,6 +51,38 @@ def run_chunk(job: Job) -> tuple[dict[str, int], list[dict[str, Any]]]:
     return totals, broken
 
 
+def run_crashes(job: Crash) -> tuple[int, list[dict[str, Any]]]:
+    """Schedules run, and those that broke a law: each peer crashes after each of CHUNK events from the first."""
+    seed, peers, first, ops = job
+    broken = []
+    for event in range(first, first + CHUNK):
+        for victim in range(1, peers + 1):
+            report = _core.sim_run(seed, peers, peers, ops, False, crash_event=event, crash_peer=victim)
+            if not report["ok"]:
+                broken.append({**report, "event": event, "victim": victim})
+    return CHUNK * peers, broken
+
+
+def crash_everywhere(seeds: range, peers_min: int, peers_max: int, ops: int, jobs: int) -> None:
+    """Every peer after every event of schedules without other faults; prints and exits."""
+    work: list[Crash] = []
+    for seed in seeds:
+        for peers in range(peers_min, peers_max + 1):
+            events = _core.sim_run(seed, peers, peers, ops, False)["events"]
+            work += [(seed, peers, first, ops) for first in range(1, events, CHUNK)]
+    schedules, broken = 0, []
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        for count, failures in pool.imap_unordered(run_crashes, work):
+            schedules += count
+            broken += failures
+    click.echo(f"{schedules:,} schedules: each of {peers_min}-{peers_max} peers crashed after each event")
+    for report in sorted(broken, key=lambda each: (each["seed"], each["event"]))[:5]:
+        where = f"seed {report['seed']}, {report['peers']} peers, peer {report['victim']} after event {report['event']}"
+        click.echo(f"{where}: {report['verdict']}")
+    click.echo(f"{len(broken)} broke a law" if broken else "all laws kept")
+    sys.exit(1 if broken else 0)
+
+
 def results(jobs_list: list[Job], jobs: int) -> Iterator[tuple[dict[str, int], list[dict[str, Any]]]]:
     if jobs == 1 or len(jobs_list) == 1:
         yield from map(run_chunk, jobs_list)
@@ -65,11 +98,18 @@ def results(jobs_list: list[Job], jobs: int) -> Iterator[tuple[dict[str, int], l
 @click.option("--ops", default=20, show_default=True, type=click.IntRange(1), help="All-reduces a peer.")
 @click.option("--no-faults", is_flag=True, help="Delays only.")
 @click.option("--jobs", default=os.cpu_count() or 1, type=click.IntRange(1), help="Processes. Default: one a core.")
+@click.option(
+    "--exhaustive", is_flag=True, help="No other faults than this: each peer crashes after each event of each schedule."
+)
 @click.option("--trace", type=click.IntRange(0), metavar="SEED", help="Run this seed alone and print its event log.")
-def command(seeds: int, seed_start: int, peers: str, ops: int, no_faults: bool, jobs: int, trace: int | None) -> None:
+def command(
+    seeds: int, seed_start: int, peers: str, ops: int, no_faults: bool, jobs: int, exhaustive: bool, trace: int | None
+) -> None:
     """Check the laws over many seeded schedules of faults. Exit code 1 if one breaks."""
     peers_min, peers_max = parse_peers(peers)
     faults = not no_faults
+    if exhaustive:
+        crash_everywhere(range(seed_start, seed_start + seeds), peers_min, peers_max, ops, jobs)
     if trace is not None:
         report = _core.sim_run(trace, peers_min, peers_max, ops, faults, trace=True)
         click.echo(report["log"], nl=False)
