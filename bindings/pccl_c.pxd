@@ -115,9 +115,6 @@ cdef extern from "pccl.h" nogil:
     ctypedef enum pcclCollective_t:
         pass
 
-    ctypedef enum pcclAlgorithm_t:
-        pass
-
     ctypedef struct pcclCollectiveArgs_t:
         pcclCollective_t collective
         const void *sendbuf
@@ -159,6 +156,9 @@ cdef extern from "pccl.h" nogil:
         c_bool self
         char address[64]
 
+    ctypedef enum pcclAlgorithm_t:
+        pass
+
     ctypedef struct pcclStats_t:
         uint64_t epoch
         uint64_t peer_id
@@ -174,6 +174,11 @@ cdef extern from "pccl.h" nogil:
         uint64_t held_bytes
         uint64_t pool_bytes
         uint64_t last_committed_us
+        uint32_t rtt_us
+        pcclAlgorithm_t last_algorithm
+        c_bool last_chosen
+        uint32_t last_peers
+        uint64_t last_bytes
 
     ctypedef struct pcclMasterOptions_t:
         const char *listen

@@ -382,6 +382,10 @@ typedef struct pcclCollectiveArgs_t {
     bool weighted;
     uint64_t weight;
     double scale; /* not 0: the own contribution is multiplied by it first (pcclSum of floating-point types) */
+    /*
+     * AUTO: PCCL_ALGO if it is set, else the library's choice. One that the collective does not have, or that a lost link
+     * makes impossible, is replaced by one that works. All members must ask for the same.
+     */
     pcclAlgorithm_t algorithm;
     uint32_t timeout_ms; /* 0: the communicator's */
 } pcclCollectiveArgs_t;
@@ -434,6 +438,12 @@ typedef struct pcclStats_t {
     uint64_t held_bytes; /* eager payload that waits for its call */
     uint64_t pool_bytes; /* memory that the communicator keeps for reuse */
     uint64_t last_committed_us; /* duration of the last committed operation */
+    uint32_t rtt_us; /* longest round trip of the group's links, as measured when they were made; 0: unknown */
+    /* How the last collective was carried out, and what decided that. */
+    pcclAlgorithm_t last_algorithm;
+    bool last_chosen; /* by the library; false: it was asked for */
+    uint32_t last_peers;
+    uint64_t last_bytes; /* of the buffer, or of a block */
 } pcclStats_t;
 
 PCCL_EXPORT pcclResult_t pcclGetStats(const pcclComm_t *comm, pcclStats_t *stats_out);

@@ -167,9 +167,17 @@ class Communicator(Collectives):
     def epoch(self) -> int:
         return self._core.stats()["epoch"]
 
-    def stats(self) -> dict[str, int]:
-        """Counters of this peer: operations, bytes, lost links, memory."""
-        return self._core.stats()
+    def stats(self) -> dict[str, Any]:
+        """Counters of this peer: operations, bytes, lost links, memory. ``algorithm`` says how the last collective was
+        carried out, ``reason`` what decided that."""
+        stats: dict[str, Any] = self._core.stats()
+        algorithm, chosen = Algorithm(stats.pop("last_algorithm")).name.lower(), stats.pop("last_chosen")
+        size, peers = stats.pop("last_bytes"), stats.pop("last_peers")
+        if peers == 0:
+            return {**stats, "algorithm": None, "reason": "no collective was started"}
+        asked = "chosen" if chosen else "asked for"
+        reason = f"{asked}: {size} bytes among {peers} peers, longest round trip {stats['rtt_us'] / 1000:.3g} ms"
+        return {**stats, "algorithm": algorithm, "reason": reason}
 
     # ---------------------------------------------------------------------------------------------------- operations --
 

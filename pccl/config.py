@@ -40,6 +40,9 @@ class Variable(NamedTuple):
 
 VARIABLES: tuple[Variable, ...] = (
     Variable("PCCL_ADVERTISE", "text", "found out", "host or host:port at which other peers reach this one"),
+    Variable(
+        "PCCL_ALGO", "text", "auto", "algorithm of collectives: auto, ring, tree, direct, exchange; the same at all"
+    ),
     Variable("PCCL_CFLAGS", "text", "", "extra compiler flags for libpccl, when it is built"),
     Variable(
         "PCCL_CONGESTION",

@@ -435,3 +435,24 @@ def test_a_collective_of_one_is_refused():
         with pytest.raises(RemoteError) as caught:
             peer.call(alone)
         assert caught.value.type == "TooFewPeersError"
+
+
+def tell_choice(peer, rank, size):
+    comm = peer.comm
+    comm.all_reduce(np.ones(10))
+    small = comm.stats()
+    comm.all_reduce(np.ones(200_000), algorithm="direct")
+    return [small["algorithm"], small["reason"].split(",")[0], comm.stats()["algorithm"], comm.stats()["reason"][:9]]
+
+
+def test_stats_tell_how_and_why(three):
+    expected = ["exchange", "chosen: 80 bytes among 3 peers", "direct", "asked for"]
+    assert everywhere(three, tell_choice) == [expected] * 3
+
+
+def test_the_environment_chooses_the_algorithm():
+    with Cluster(PCCL_ALGO="tree") as cluster:
+        peers = cluster.join(3)
+        assert (
+            everywhere(peers, tell_choice) == [["tree", "asked for: 80 bytes among 3 peers", "direct", "asked for"]] * 3
+        )

@@ -304,7 +304,9 @@ def test_blackhole_route(when):
             time.sleep(DEAD_S + 0.5)
             check_goes_on(cluster, survivors)
         lonely = peers[2].call(try_reduce, value=1, count=10)
-        assert lonely["error"] in {"MasterConnectionFailedError", "EvictedError", "TooFewPeersError"}
+        # What fitted into the sockets counts as sent: the others may have it committed, as far as this peer knows.
+        ended = {"MasterConnectionFailedError", "EvictedError", "TooFewPeersError", "OutcomeUnknownError"}
+        assert lonely["error"] in ended
         assert lonely["at"] - cut_at < 10
 
 

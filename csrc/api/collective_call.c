@@ -291,6 +291,7 @@ pcclResult_t pc_collective_start_call(pcclComm_t *comm, const struct pc_collecti
     struct pcclRequest_t *request = pc_request_create(comm, PC_CALL_COLLECTIVE);
     if (request == NULL) return pc_fail(phase, pcclNoMemory, "no memory for a call");
     describe(&request->call, args, at, in_place);
+    if (args->algorithm == PCCL_ALGORITHM_AUTO) request->call.shape.algorithm = (uint8_t)comm->settings.algorithm;
     if (args->collective != PCCL_COLLECTIVE_ALL_REDUCE && args->collective != PCCL_COLLECTIVE_BARRIER) {
         request->call.group_epoch = epoch;
     }

@@ -59,6 +59,19 @@ static pc_status choose_ms(uint32_t explicit_ms, const char *name, uint32_t defa
     return pcclSuccess;
 }
 
+static pc_status choose_algorithm(pcclAlgorithm_t *algorithm, pc_error *error) {
+    static const char *const names[] = {"auto", "ring", "tree", "direct", "exchange"};
+    const char *text = variable("PCCL_ALGO");
+    *algorithm = PCCL_ALGORITHM_AUTO;
+    if (text == NULL) return pcclSuccess;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strcasecmp(text, names[i]) != 0) continue;
+        *algorithm = (pcclAlgorithm_t)i;
+        return pcclSuccess;
+    }
+    return bad(error, "PCCL_ALGO", text, "auto, ring, tree, direct or exchange");
+}
+
 static pc_status choose_text(const char *explicit_text, const char *name, char *out, size_t out_bytes,
                              pc_error *error) {
     const char *text = explicit_text != NULL ? explicit_text : variable(name);
@@ -160,6 +173,7 @@ static pc_status load_addresses(const pcclCommOptions_t *options, struct pc_sett
         PC_TRY(pc_endpoint_parse(advertise, 0, &settings->advertise, error));
         if (settings->advertise.host[0] == '\0') return bad(error, "PCCL_ADVERTISE", advertise, "host or host:port");
     }
+    PC_TRY(choose_algorithm(&settings->algorithm, error));
     PC_TRY(choose_text(options->ifname, "PCCL_SOCKET_IFNAME", settings->ifname, sizeof settings->ifname, error));
     PC_TRY(choose_ports(options, settings, error));
     /* A port that is told to others and no other wish: it is the one to listen at. */
@@ -274,7 +288,7 @@ static size_t distance(const char *a, const char *b) {
 
 /* PCCL_CFLAGS and PCCL_DEBUG_FILE are read by the build and by the Python module. */
 static const char *const known[] = {
-    "PCCL_ADVERTISE",    "PCCL_CFLAGS",       "PCCL_CONGESTION", "PCCL_CONNECT_TIMEOUT", "PCCL_DEAD_TIMEOUT",
+    "PCCL_ADVERTISE",    "PCCL_ALGO",         "PCCL_CFLAGS",       "PCCL_CONGESTION", "PCCL_CONNECT_TIMEOUT", "PCCL_DEAD_TIMEOUT",
     "PCCL_DEBUG_FILE",   "PCCL_JOIN_TIMEOUT", "PCCL_LOG_LEVEL",  "PCCL_NCONNS",          "PCCL_OP_TIMEOUT",
     "PCCL_PORT_RANGE",   "PCCL_RUN_KEY_FILE", "PCCL_SOCKET_IFNAME",
 };

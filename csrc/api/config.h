@@ -20,6 +20,7 @@ struct pc_settings {
     struct pc_endpoint master;
     struct pc_endpoint advertise; /* host empty: found out */
     char ifname[256];
+    pcclAlgorithm_t algorithm; /* of collectives that do not ask for one */
     char congestion[16];
     uint32_t group, connections;
     uint16_t port_min, port_max;

@@ -508,6 +508,7 @@ void pc_member_stats(const struct pc_member *member, pcclStats_t *stats) {
     *stats = member->stats;
     stats->epoch = member->epoch.number;
     stats->peer_id = member->id;
+    stats->rtt_us = member->group.rtt_us;
     stats->pool_bytes = member->pool.kept_bytes;
     for (struct pc_list *node = member->links.next; node != &member->links; node = node->next) {
         const struct pc_link *link = PC_LIST_ENTRY(node, struct pc_link, node);

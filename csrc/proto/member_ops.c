@@ -2,6 +2,7 @@
  * Operations of a member: identity, posting, verdict, steps. operation.h has their life, member_data.c their frames.
  */
 #include "base/checked.h"
+#include "bytes/dtype.h"
 #include "proto/mutant.h"
 #include "proto/operation.h"
 
@@ -274,12 +275,18 @@ static bool find_source(struct pc_member *member, struct pc_call *call) {
 }
 
 /* From what all members know alike: the descriptor and the epoch. */
-static void choose_algorithm(const struct pc_member_group *group, struct pc_op_shape *shape) {
+static void choose_algorithm(struct pc_member *member, struct pc_op_shape *shape) {
+    const struct pc_member_group *group = &member->group;
+    const uint8_t asked = shape->algorithm;
     if (group->ring_only && pc_algorithm_fits(shape, PC_ALGORITHM_RING)) {
         shape->algorithm = PC_ALGORITHM_RING;
     } else if (!pc_algorithm_fits(shape, shape->algorithm)) {
         shape->algorithm = pc_algorithm_choose(shape, (uint32_t)group->n, group->rtt_us);
     }
+    member->stats.last_algorithm = (pcclAlgorithm_t)shape->algorithm;
+    member->stats.last_chosen = shape->algorithm != asked;
+    member->stats.last_peers = (uint32_t)group->n;
+    member->stats.last_bytes = shape->count * pc_dtype_bytes((pcclDataType_t)shape->dtype);
 }
 
 static void start_call(struct pc_member *member, struct pc_call *call, uint64_t now_ns) {
@@ -299,7 +306,7 @@ static void start_call(struct pc_member *member, struct pc_call *call, uint64_t 
         fail_post(member, call, refusal, why);
         return;
     }
-    choose_algorithm(&member->group, &call->shape);
+    choose_algorithm(member, &call->shape);
     struct pc_op *op = new_op(member, call);
     if (op == NULL) {
         fail_post(member, call, pcclNoMemory, "no memory for another operation or another tag");
