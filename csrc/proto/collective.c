@@ -6,6 +6,7 @@
 
 #include "base/checked.h"
 #include "bytes/dtype.h"
+#include "math/copy.h"
 #include "math/reduce.h"
 #include "proto/mutant.h"
 
@@ -300,7 +301,8 @@ static pc_status absorb(struct pc_collective *c, struct value *acc, struct value
 /* Keeps what is about to be overwritten. */
 static void save(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment, struct pc_range range) {
     if (!c->undo) return;
-    memcpy(shadow_place(c, chunk, range), final_place(c, chunk, range), (size_t)range.elems * c->plan.elem_bytes);
+    pc_copy_past_cache(shadow_place(c, chunk, range), final_place(c, chunk, range),
+                       (size_t)range.elems * c->plan.elem_bytes);
     set_bit(c->saved, state_of(c, chunk)->saved_at + segment);
 }
 
@@ -315,7 +317,7 @@ static void finish_blocks(struct pc_collective *c, const struct pc_chunk *chunk,
     uint8_t *place = final_place(c, chunk, range);
     for (uint32_t at = 0; at < range.elems; at += BLOCK_ELEMS) {
         const uint32_t elems = range.elems - at < BLOCK_ELEMS ? range.elems - at : BLOCK_ELEMS;
-        if (c->undo) memcpy(shadow_place(c, chunk, range) + at * elem, place + at * elem, elems * elem);
+        if (c->undo) pc_copy_past_cache(shadow_place(c, chunk, range) + at * elem, place + at * elem, elems * elem);
         if (last->weight > 0) {
             pc_reduce_finish(c->dtype, c->redop, place + at * elem, acc->data + at * acc_bytes, last->data + at * elem,
                              elems, total);
