@@ -190,7 +190,7 @@ def main() -> None:
             for library in libraries:
                 library.close()
     if arguments.output != "none":
-        save(arguments.output or f"collectives-{arguments.congestion}", arguments, rows)
+        save(f"collectives-{arguments.congestion}", arguments, rows, arguments.output)
 
 
 if __name__ == "__main__":

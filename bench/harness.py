@@ -7,6 +7,7 @@ A result file is JSON: {"what", "machine", "commit", "date", "arguments", "rows"
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -67,11 +68,10 @@ def summary(samples: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def save(what: str, arguments: argparse.Namespace, rows: Sequence[dict[str, Any]], path: Path | None = None) -> Path:
+def save(what: str, arguments: argparse.Namespace, rows: Sequence[dict[str, Any]], to: str | None = None) -> Path:
     """Writes a result file; by default ``results/<what>-<architecture>-<cores>.json``."""
     about = machine()
-    if path is None:
-        path = RESULTS / f"{what}-{platform.machine()}-{about['cores']}.json"
+    path = Path(to) if to is not None else RESULTS / f"{what}-{platform.machine()}-{about['cores']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     result = {
         "what": what,
@@ -125,6 +125,9 @@ class Worker:
         )
         self.pid = self._child.pid
 
+    def signal(self, number: int) -> None:
+        self._child.send_signal(number)
+
     def say(self, line: str) -> None:
         assert self._child.stdin is not None
         self._child.stdin.write(line + "\n")
@@ -140,7 +143,8 @@ class Worker:
     def close(self) -> None:
         assert self._child.stdin is not None
         assert self._child.stdout is not None
-        self._child.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._child.stdin.close()
         try:
             self._child.wait(10)
         except subprocess.TimeoutExpired:

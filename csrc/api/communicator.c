@@ -8,6 +8,7 @@
 #include "api/request.h"
 #include "base/checked.h"
 #include "base/log.h"
+#include "io/pages.h"
 #include "io/fork.h"
 #include "io/wait.h"
 
@@ -252,6 +253,7 @@ static struct pc_member *create_member(const pcclComm_t *comm) {
         .op_timeout_ns = settings->op_timeout_ms * PC_NS_PER_MS,
         .handshake_timeout_ns = settings->connect_timeout_ms * PC_NS_PER_MS,
         .random = {.fill = fill_random},
+        .memory = pc_pages,
     };
     (void)snprintf(config.name, sizeof config.name, "peer %ld", (long)getpid());
     (void)gethostname(config.host, sizeof config.host - 1);

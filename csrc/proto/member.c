@@ -291,6 +291,7 @@ struct pc_member *pc_member_create(const struct pc_member_config *config, uint64
     memcpy(member->machine.name, config->name, sizeof member->machine.name);
     member->dead_timeout_ns = config->dead_timeout_ns;
     member->heartbeat_ns = PC_NS_PER_S;
+    member->pool.memory = config->memory;
     member->group.number = config->group;
     member->group.rank = PC_RANK_NONE;
     member->tick_ns = member->ops_due_ns = UINT64_MAX;
@@ -302,6 +303,7 @@ struct pc_member *pc_member_create(const struct pc_member_config *config, uint64
     pc_list_init(&member->parked);
     pc_list_init(&member->spare_ops);
     pc_list_init(&member->sync.staged);
+    pc_list_init(&member->sync.regions);
     for (int i = 0; i < PC_TAG_BUCKETS; i++) pc_list_init(&member->group.tags[i]);
     pc_tx_pool_init(&member->tx_pool);
     return member;

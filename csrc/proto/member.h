@@ -7,6 +7,7 @@
 
 #include "proto/call.h"
 #include "proto/machine.h"
+#include "proto/pool.h"
 
 struct pc_member_config {
     char name[24];
@@ -19,6 +20,7 @@ struct pc_member_config {
     uint64_t pid;
     uint64_t dead_timeout_ns, op_timeout_ns, handshake_timeout_ns;
     struct pc_random random;
+    struct pc_memory memory;
 };
 
 struct pc_member;

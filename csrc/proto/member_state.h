@@ -72,6 +72,7 @@ struct pc_member_sync {
     uint8_t *source_blocks; /* digests of the blocks of that tensor, as the source has them */
     uint32_t block_at, blocks_out;
     struct pc_list staged; /* verified or arriving blocks */
+    struct pc_list regions; /* their memory, a region for each tensor; the current one last */
     bool verified;
     uint64_t tx_bytes, rx_bytes;
     uint64_t revision;

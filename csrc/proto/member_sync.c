@@ -15,10 +15,18 @@
 
 enum { PC_EARLY_WANTS_MAX = 1024 };
 
+/* A block on its way: its place is in the staging memory of its tensor. */
 struct staged {
     struct pc_list node;
     uint32_t key, block, len_bytes;
-    uint8_t bytes[];
+    uint8_t *bytes;
+};
+
+/* Staging memory of one tensor, for the blocks of it that differ. */
+struct pc_sync_region {
+    struct pc_list node;
+    uint8_t *data;
+    size_t capacity, wanted, used;
 };
 
 static size_t block_len(const struct pc_tensor *tensor, uint32_t block) {
@@ -113,11 +121,17 @@ void pc_member_sync_end(struct pc_member *member, bool commit) {
         }
         free(staged);
     }
+    while ((node = pc_list_pop(&sync->regions)) != NULL) {
+        struct pc_sync_region *region = PC_LIST_ENTRY(node, struct pc_sync_region, node);
+        pc_pool_give_buffer(&member->pool, region->data, region->capacity);
+        free(region);
+    }
     sync->call->outcome.sync = (pcclSharedStateSyncInfo_t){sync->tx_bytes, sync->rx_bytes};
     free(sync->source_blocks);
     pc_arena_reset(&sync->arena);
     *sync = (struct pc_member_sync){0};
     pc_list_init(&sync->staged);
+    pc_list_init(&sync->regions);
 }
 
 /* Source -------------------------------------------------------------------------------------------------------- */
@@ -244,13 +258,36 @@ static pc_status expect_block(struct pc_member *member, struct pc_stream *stream
     const struct pc_tensor *tensor = current_tensor(sync);
     const bool asked = ref->key == current_key(sync) && ref->block < sync->block_at && sync->blocks_out > 0;
     if (!asked || bulk_len != block_len(tensor, ref->block)) return pcclProtocolError;
-    struct staged *staged = malloc(sizeof *staged + bulk_len);
+    struct pc_sync_region *region = PC_LIST_ENTRY(sync->regions.prev, struct pc_sync_region, node);
+    if (bulk_len > region->wanted - region->used) return pcclProtocolError; /* a block came twice */
+    struct staged *staged = malloc(sizeof *staged);
     if (staged == NULL) return pcclNoMemory;
-    staged->key = ref->key;
-    staged->block = ref->block;
-    staged->len_bytes = bulk_len;
+    *staged = (struct staged){.key = ref->key, .block = ref->block, .len_bytes = bulk_len,
+                              .bytes = region->data + region->used};
+    region->used += bulk_len;
     pc_list_append(&sync->staged, &staged->node);
     stream->sink = (struct pc_sink){.data = staged->bytes, .owner = sync, .item = staged};
+    return pcclSuccess;
+}
+
+/* Room for the blocks of the current tensor that differ from the source's. */
+static pc_status make_region(struct pc_member *member) {
+    struct pc_member_sync *sync = &member->sync;
+    const struct pc_tensor *tensor = current_tensor(sync);
+    size_t bytes = 0;
+    for (uint32_t block = 0; block < pc_digest_block_count(tensor->len_bytes); block++) {
+        const size_t at = (size_t)block * PC_DIGEST_BYTES;
+        if (memcmp(tensor->blocks + at, sync->source_blocks + at, PC_DIGEST_BYTES) != 0) bytes += block_len(tensor, block);
+    }
+    struct pc_sync_region *region = pc_calloc(1, sizeof *region);
+    if (region == NULL) return pcclNoMemory;
+    region->data = pc_pool_take_buffer(&member->pool, bytes, &region->capacity);
+    if (region->data == NULL) {
+        free(region);
+        return pcclNoMemory;
+    }
+    region->wanted = bytes;
+    pc_list_append(&sync->regions, &region->node);
     return pcclSuccess;
 }
 
@@ -262,6 +299,10 @@ static void digests_arrived(struct pc_member *member) {
     const struct pc_digest_item *wanted = (const struct pc_digest_item *)sync->digests.items + sync->key_at;
     if (memcmp(digest, wanted->digest, sizeof digest) != 0) {
         give_up(member, "the digests of its blocks do not make the elected digest");
+        return;
+    }
+    if (make_region(member) != pcclSuccess) {
+        give_up(member, "there is no memory to stage it");
         return;
     }
     advance(member);

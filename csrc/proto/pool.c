@@ -44,6 +44,20 @@ static size_t rounded(size_t len_bytes) {
     return padded / step * step;
 }
 
+enum { LARGE_BYTES = 1 << 20 };
+
+static uint8_t *take_memory(const struct pc_pool *pool, size_t len_bytes) {
+    return len_bytes < LARGE_BYTES || pool->memory.take == NULL ? malloc(len_bytes) : pool->memory.take(len_bytes);
+}
+
+static void give_memory(const struct pc_pool *pool, uint8_t *data, size_t len_bytes) {
+    if (len_bytes < LARGE_BYTES || pool->memory.give == NULL) {
+        free(data);
+    } else if (data != NULL) {
+        pool->memory.give(data, len_bytes);
+    }
+}
+
 uint8_t *pc_pool_take_buffer(struct pc_pool *pool, size_t len_bytes, size_t *capacity) {
     const size_t want = rounded(len_bytes == 0 ? 1 : len_bytes);
     for (int i = 0; i < PC_POOL_BUFFERS_MAX; i++) {
@@ -55,7 +69,7 @@ uint8_t *pc_pool_take_buffer(struct pc_pool *pool, size_t len_bytes, size_t *cap
         return data;
     }
     *capacity = want;
-    return malloc(want);
+    return take_memory(pool, want);
 }
 
 void pc_pool_give_buffer(struct pc_pool *pool, uint8_t *buffer, size_t capacity) {
@@ -70,7 +84,7 @@ void pc_pool_give_buffer(struct pc_pool *pool, uint8_t *buffer, size_t capacity)
     }
     if (pool->buffers[smallest].data != NULL) {
         pool->kept_bytes -= pool->buffers[smallest].capacity;
-        free(pool->buffers[smallest].data);
+        give_memory(pool, pool->buffers[smallest].data, pool->buffers[smallest].capacity);
     }
     pool->buffers[smallest].data = buffer;
     pool->buffers[smallest].capacity = capacity;
@@ -79,6 +93,8 @@ void pc_pool_give_buffer(struct pc_pool *pool, uint8_t *buffer, size_t capacity)
 
 void pc_pool_fini(struct pc_pool *pool) {
     for (uint32_t i = 0; i < pool->idle_count; i++) free(pool->idle_segments[i]);
-    for (int i = 0; i < PC_POOL_BUFFERS_MAX; i++) free(pool->buffers[i].data);
-    *pool = (struct pc_pool){0};
+    for (int i = 0; i < PC_POOL_BUFFERS_MAX; i++) {
+        give_memory(pool, pool->buffers[i].data, pool->buffers[i].capacity);
+    }
+    *pool = (struct pc_pool){.memory = pool->memory};
 }

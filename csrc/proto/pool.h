@@ -18,7 +18,14 @@ struct pc_segment {
     _Alignas(64) uint8_t data[];
 };
 
+/* Where large buffers come from is an argument; left zero, they come from malloc. */
+struct pc_memory {
+    void *(*take)(size_t len_bytes);
+    void (*give)(void *data, size_t len_bytes);
+};
+
 struct pc_pool {
+    struct pc_memory memory;
     struct pc_segment *idle_segments[PC_POOL_SEGMENTS_KEPT];
     uint32_t idle_count, out_count;
     struct {
