@@ -61,7 +61,8 @@ class Library:
             return [([str(program), str(rank), str(size), str(port)], {}) for rank in range(size)]
         if self.name == "mpi":
             program = compile_c(BENCH / "mpi" / "collectives.c", compiler="mpicc")
-            options = ["--allow-run-as-root", "--oversubscribe", "--mca", "btl", "self,tcp", "--bind-to", "none"]
+            options = ["--allow-run-as-root", "--oversubscribe", "--mca", "btl", "self,tcp"]
+            options += ["--mca", "btl_tcp_if_include", "lo", "--mca", "pml", "ob1", "--bind-to", "none"]
             return [(["mpirun", *options, "-n", str(size), str(program)], {})]
         if self.name.startswith("pccl"):
             self._master = pccl.MasterNode("127.0.0.1:0")
