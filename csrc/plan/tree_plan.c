@@ -69,6 +69,6 @@ void pc_double_tree_node(uint32_t n, uint32_t tree, uint32_t rank, struct pc_tre
         place_node(n, n - 1 - rank, node);
         relabel(node, mirrored, n, 0);
     } else {
-        pc_rooted_tree_node(n, 1, rank, node);
+        pc_rooted_tree_node(n, 1 % n, rank, node);
     }
 }
