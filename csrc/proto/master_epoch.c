@@ -100,29 +100,38 @@ void pc_master_flush_tick(struct pc_master *master, uint64_t now_ns) {
 
 /* Epochs -------------------------------------------------------------------------------------------------------- */
 
-static uint32_t bad_pairs(struct pc_master *master, uint64_t (**pairs)[2]) {
-    *pairs = pc_arena_alloc(&master->arena, master->pair_count, sizeof **pairs);
-    uint32_t count = 0;
-    for (size_t i = 0; *pairs != NULL && i < master->pair_count; i++) {
-        if (!master->pairs[i].bad) continue;
-        (*pairs)[count][0] = master->pairs[i].low;
-        (*pairs)[count++][1] = master->pairs[i].high;
-    }
-    return count;
-}
-
 static uint32_t rank_in(const uint64_t *ids, uint32_t n, uint64_t id) {
     uint32_t rank = 0;
     while (rank < n && ids[rank] != id) rank++;
     return rank;
 }
 
-/* Bad pairs of which both are among ids. */
-static bool misses_links(const uint64_t *ids, uint32_t n, const uint64_t (*pairs)[2], uint32_t count) {
-    for (uint32_t i = 0; i < count; i++) {
-        if (rank_in(ids, n, pairs[i][0]) < n && rank_in(ids, n, pairs[i][1]) < n) return true;
+/*
+ * Fills ring with ranks: in their order unless links are missing (*missing), else in one that goes round those. Returns
+ * false when there is none.
+ */
+static bool order_ring(struct pc_master *master, const uint64_t *ids, uint32_t n, uint32_t *ring, bool *missing) {
+    uint64_t *usable = NULL;
+    *missing = false;
+    for (uint32_t i = 0; i < n; i++) ring[i] = i;
+    for (size_t i = 0; i < master->pair_count; i++) {
+        const struct pc_pair *pair = &master->pairs[i];
+        if (!pair->bad) continue;
+        const size_t low = rank_in(ids, n, pair->low), high = rank_in(ids, n, pair->high);
+        if (low == n || high == n) continue;
+        if (usable == NULL) {
+            *missing = true;
+            usable = pc_arena_alloc(&master->arena, (size_t)n * n, sizeof *usable);
+            if (usable == NULL) return false;
+            for (size_t k = 0; k < (size_t)n * n; k++) usable[k] = 1;
+        }
+        usable[low * n + high] = usable[high * n + low] = 0;
     }
-    return false;
+    if (usable == NULL) return true;
+    const struct pc_ring_request request = {.n = n, .bandwidth = usable, .budget = PC_RING_BUDGET};
+    struct pc_ring_quality quality;
+    void *memory = pc_arena_alloc(&master->arena, pc_ring_order_bytes(n), 1);
+    return memory != NULL && pc_ring_order(&request, ring, &quality, memory);
 }
 
 static uint32_t longest_rtt(const struct pc_master *master, const uint64_t *ids, uint32_t n) {
@@ -140,29 +149,26 @@ static bool plan_ring(struct pc_master *master, struct pc_group *group, bool *ch
     uint32_t n = 0;
     PC_EACH_PEER(master, peer) n += pc_master_votes(peer) && peer->group == group->number;
     uint64_t *ids = pc_arena_alloc(&master->arena, n, sizeof *ids);
-    uint64_t *order = pc_arena_alloc(&master->arena, n, sizeof *order);
-    uint64_t(*pairs)[2] = NULL;
-    const uint32_t bad = bad_pairs(master, &pairs);
+    uint32_t *order = pc_arena_alloc(&master->arena, n, sizeof *order);
     void *kept = group->ids, *ring = group->ring;
-    if (ids == NULL || order == NULL || pairs == NULL) return false;
+    if (ids == NULL || order == NULL) return false;
     n = 0;
     PC_EACH_PEER(master, peer) {
-        if (pc_master_votes(peer) && peer->group == group->number) order[n] = ids[n] = peer->id, n++;
+        if (pc_master_votes(peer) && peer->group == group->number) ids[n++] = peer->id;
     }
-    const bool possible = pc_ring_order(order, n, (const uint64_t(*)[2])pairs, bad);
+    bool ring_only = false;
+    const bool possible = order_ring(master, ids, n, order, &ring_only);
     *changed = n != group->n;
     if (!pc_grow(&kept, &group->ids_capacity, n, sizeof *group->ids)) return false;
     group->ids = kept;
     if (!pc_grow(&ring, &group->ring_capacity, n, sizeof *group->ring)) return false;
     group->ring = ring;
     for (uint32_t i = 0; i < n; i++) {
-        const uint32_t rank = rank_in(ids, n, order[i]);
-        *changed |= group->ids[i] != ids[i] || group->ring[i] != rank;
+        *changed |= group->ids[i] != ids[i] || group->ring[i] != order[i];
         group->ids[i] = ids[i];
-        group->ring[i] = rank;
+        group->ring[i] = order[i];
     }
     group->n = n;
-    const bool ring_only = misses_links(ids, n, (const uint64_t(*)[2])pairs, bad);
     *changed |= ring_only != group->ring_only;
     group->ring_only = ring_only;
     if (*changed) group->rtt_us = longest_rtt(master, ids, n);
