@@ -4,7 +4,6 @@ holds each contribution once, in one order, and chunks and segments cover the pa
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -35,9 +34,6 @@ lib = load(
     struct pc_range pc_chunk_segment(const struct pc_chunk *chunk, uint32_t segment);
     bool pc_algorithm_fits(const struct pc_op_shape *shape, uint8_t algorithm);
     uint8_t pc_algorithm_choose(const struct pc_op_shape *shape, uint32_t n, uint32_t rtt_us);
-    struct pc_tree_node { uint32_t parent, child_count, children[2]; };
-    void pc_double_tree_node(uint32_t n, uint32_t tree, uint32_t rank, struct pc_tree_node *node);
-    void pc_rooted_tree_node(uint32_t n, uint32_t root, uint32_t rank, struct pc_tree_node *node);
     """,
     only=("base", "bytes", "wire", "math", "plan"),
 )
@@ -278,40 +274,21 @@ def test_what_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
     assert Plan(**request).status == 3
 
 
-@pytest.mark.parametrize("tree", [0, 1, "rooted"])
-def test_trees(tree: int | str) -> None:
-    for n in range(1, 257):
-        nodes = []
-        for rank in range(n):
-            node = ffi.new("struct pc_tree_node *")
-            if tree == "rooted":
-                lib.pc_rooted_tree_node(n, n // 3, rank, node)
-            else:
-                lib.pc_double_tree_node(n, tree, rank, node)
-            nodes.append((node.parent, [node.children[i] for i in range(node.child_count)]))
-        roots = [rank for rank, (parent, _) in enumerate(nodes) if parent == NONE]
-        assert len(roots) == 1
-        assert tree != "rooted" or roots == [n // 3]
-        reached, level, depth = set(roots), roots, 0
-        while level:
-            depth += 1
-            level = [child for rank in level for child in nodes[rank][1]]
-            assert not reached & set(level)
-            reached |= set(level)
-        assert len(reached) == n
-        assert all(nodes[child][0] == rank for rank in range(n) for child in nodes[rank][1])
-        assert depth <= math.ceil(math.log2(n)) + 2
-
-
-def test_nobody_has_children_in_both_trees() -> None:
-    for n in range(2, 257):
-        for rank in range(n):
-            inner = 0
-            for tree in (0, 1):
-                node = ffi.new("struct pc_tree_node *")
-                lib.pc_double_tree_node(n, tree, rank, node)
-                inner += node.child_count > 1 or (node.child_count == 1 and node.parent != NONE)
-            assert inner <= 1
+@pytest.mark.parametrize("n", range(2, 34))
+def test_ring_adds_in_order_and_loads_links_evenly(n: int) -> None:
+    """Part p is added from position p of the ring on; over its 2(n-1) hops, every link carries all parts but two."""
+    ring, count = rings(n)[1], 1000 * n
+    plans = [Plan(ALL_REDUCE, 1, n, rank, count, ring=ring) for rank in range(n)]
+    for result in execute(plans):
+        for part in range(n):
+            value, _, elems = result[1000 * part]
+            assert (value, elems) == (tuple(ring[part:] + ring[:part]), 1000)
+    for position, rank in enumerate(ring):
+        follower = ring[(position + 1) % n]
+        chunks = plans[rank].chunks
+        assert {chunk["up"] for chunk in chunks} | {to for chunk in chunks for to in chunk["down"]} == {follower, NONE}
+        assert sum(chunk["up"] == follower for chunk in chunks) == n - 1
+        assert sum(chunk["down"] == [follower] for chunk in chunks) == n - 1
 
 
 @pytest.mark.parametrize(
