@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
 from simulator import compile_to
 
 DRIVERS = Path(__file__).resolve().parent / "c"
@@ -25,3 +26,17 @@ def test_no_memory_error_no_leak_no_undefined_behaviour() -> None:
 def test_no_race_between_threads() -> None:
     program = compile_to("schedules-thread", ["-fsanitize=thread"], DRIVERS / "schedules_threads.c")
     assert run(program, "12") == "3 threads\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("plain", []),
+        ("address", ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]),
+        ("thread", ["-fsanitize=thread"]),
+    ],
+)
+def test_threads_and_sockets(name: str, flags: list[str]) -> None:
+    """A thread for each machine and socket pairs between them: partial reads and writes as a kernel makes them."""
+    program = compile_to(f"socketpairs-{name}", flags, DRIVERS / "socketpairs.c")
+    assert run(program) == "4 threads, 300 rounds\n"
