@@ -144,7 +144,8 @@ class Communicator(Collectives):
         return self._finish(self._core.start_are_peers_pending()).pending
 
     def optimize_topology(self) -> None:
-        """Find a better order of the peers. Joint call of all peers."""
+        """Plan anew from the round trips that the links show now: the order of the ring where links are long, and what
+        ``algorithm="auto"`` chooses. Joint call of all peers."""
         self._finish(self._core.start_optimize_topology())
 
     def get_attribute(self, attribute: Attribute) -> int:

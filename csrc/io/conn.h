@@ -22,6 +22,7 @@ struct pc_conn {
     enum pc_conn_state state;
     int events;
     bool write_blocked;
+    uint64_t measured_ns; /* the round trip, last */
     size_t drained_bytes; /* while lingering */
 };
 

@@ -18,8 +18,7 @@
 
 enum {
     LISTS_PER_MEMBER = 4,
-    LISTS_MORE = 16,
-    FAR_US = 2000 /* a round trip beyond which trips cost more than copies and processes */
+    LISTS_MORE = 16
 };
 
 size_t pc_chunk_plan_bytes(uint32_t n) {
@@ -66,7 +65,7 @@ static uint64_t part_first(uint64_t count, uint32_t parts, uint32_t index) {
  */
 static void cut(const struct builder *b, struct pc_chunk *chunk, uint32_t pieces) {
     /* Far away, a segment on a connection that has lost a packet should be a small part of the whole. */
-    if (b->request->rtt_us >= FAR_US) pieces *= 4;
+    if (b->request->rtt_us >= PC_FAR_US) pieces *= 4;
     uint64_t bytes = chunk->elems / pieces * b->plan->acc_bytes;
     if (bytes < PC_SEGMENT_MIN_BYTES) bytes = PC_SEGMENT_MIN_BYTES;
     if (bytes > PC_SEGMENT_MAX_BYTES) bytes = PC_SEGMENT_MAX_BYTES;
@@ -424,5 +423,5 @@ static uint8_t choose_far(const struct pc_op_shape *shape, uint32_t n, uint64_t 
 
 uint8_t pc_algorithm_choose(const struct pc_op_shape *shape, uint32_t n, uint32_t rtt_us) {
     const uint64_t bytes = shape->count * pc_dtype_bytes((pcclDataType_t)shape->dtype);
-    return rtt_us < FAR_US ? choose_near(shape, n, bytes) : choose_far(shape, n, bytes);
+    return rtt_us < PC_FAR_US ? choose_near(shape, n, bytes) : choose_far(shape, n, bytes);
 }

@@ -16,7 +16,8 @@
 enum {
     PC_SEGMENT_MAX_BYTES = 256 << 10,
     PC_SEGMENT_MIN_BYTES = 16 << 10,
-    PC_RANKS_MAX = 4096 /* members of a group */
+    PC_RANKS_MAX = 4096, /* members of a group */
+    PC_FAR_US = 2000 /* a round trip beyond which trips cost more than copies and processes */
 };
 
 #define PC_RANK_NONE UINT32_MAX

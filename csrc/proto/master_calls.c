@@ -196,6 +196,11 @@ static void run_topology(struct pc_master *master, uint8_t kind) {
         pc_master_flip(master, true);
         return;
     }
+    if (kind == PC_CALL_OPTIMIZE_TOPOLOGY) {
+        /* All are here, so no operation is in flight: plans may follow what was measured since. */
+        for (size_t i = 0; i < master->pair_count; i++) master->pairs[i].rtt_us = master->pairs[i].measured_us;
+        pc_master_flip(master, false);
+    }
     const bool pending = kind == PC_CALL_PEERS_PENDING && pc_master_anyone_admissible(master);
     PC_EACH_PEER(master, peer) {
         if (pc_master_votes(peer)) pc_master_answer(master, peer, pending, NULL);

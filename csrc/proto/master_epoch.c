@@ -4,6 +4,7 @@
  */
 #include "base/checked.h"
 #include "base/log.h"
+#include "plan/chunk_plan.h"
 #include "plan/ring_order.h"
 #include "proto/master_state.h"
 #include "proto/mutant.h"
@@ -106,29 +107,55 @@ static uint32_t rank_in(const uint64_t *ids, uint32_t n, uint64_t id) {
     return rank;
 }
 
-/*
- * Fills ring with ranks: in their order unless links are missing (*missing), else in one that goes round those. Returns
- * false when there is none.
- */
-static bool order_ring(struct pc_master *master, const uint64_t *ids, uint32_t n, uint32_t *ring, bool *missing) {
-    uint64_t *usable = NULL;
-    *missing = false;
-    for (uint32_t i = 0; i < n; i++) ring[i] = i;
+/* What the ring of ids is planned from: which links there are, and how long they are. */
+struct measured {
+    uint64_t *usable, *latency_ns; /* n x n */
+    bool missing; /* links */
+    bool far; /* some link is so long that the order matters */
+};
+
+static pc_status measure(struct pc_master *master, const uint64_t *ids, uint32_t n, struct measured *measured) {
+    const size_t cells = (size_t)n * n;
+    *measured = (struct measured){.usable = pc_arena_alloc(&master->arena, cells, sizeof *measured->usable),
+                                  .latency_ns = pc_arena_alloc(&master->arena, cells, sizeof *measured->latency_ns)};
+    if (measured->usable == NULL || measured->latency_ns == NULL) return pcclNoMemory;
+    for (size_t i = 0; i < cells; i++) {
+        measured->usable[i] = 1;
+        measured->latency_ns[i] = 0;
+    }
     for (size_t i = 0; i < master->pair_count; i++) {
         const struct pc_pair *pair = &master->pairs[i];
-        if (!pair->bad) continue;
         const size_t low = rank_in(ids, n, pair->low), high = rank_in(ids, n, pair->high);
         if (low == n || high == n) continue;
-        if (usable == NULL) {
-            *missing = true;
-            usable = pc_arena_alloc(&master->arena, (size_t)n * n, sizeof *usable);
-            if (usable == NULL) return false;
-            for (size_t k = 0; k < (size_t)n * n; k++) usable[k] = 1;
-        }
-        usable[low * n + high] = usable[high * n + low] = 0;
+        measured->latency_ns[low * n + high] = measured->latency_ns[high * n + low] = (uint64_t)pair->rtt_us * 500;
+        measured->far |= pair->rtt_us >= PC_FAR_US;
+        measured->missing |= pair->bad;
+        if (pair->bad) measured->usable[low * n + high] = measured->usable[high * n + low] = 0;
     }
-    if (usable == NULL) return true;
-    const struct pc_ring_request request = {.n = n, .bandwidth = usable, .budget = PC_RING_BUDGET};
+    return pcclSuccess;
+}
+
+/*
+ * Fills ring with ranks: in their order within a data centre; else, or where links are missing, in the order with the
+ * shortest way round. Returns false when there is none.
+ */
+static bool order_ring(struct pc_master *master, const uint64_t *ids, uint32_t n, uint32_t *ring, bool *missing) {
+    struct measured measured;
+    for (uint32_t i = 0; i < n; i++) ring[i] = i;
+    *missing = false;
+    if (n < 3) {
+        /* There is one ring; what remains to be told is whether it has its link. */
+        return measure(master, ids, n, &measured) == pcclSuccess && !(*missing = measured.missing);
+    }
+    if (measure(master, ids, n, &measured) != pcclSuccess) return false;
+    *missing = measured.missing;
+    if (!measured.missing && !measured.far) return true;
+    const struct pc_ring_request request = {
+        .n = n,
+        .bandwidth = measured.usable,
+        .latency_ns = measured.far ? measured.latency_ns : NULL,
+        .budget = PC_RING_BUDGET / 10, /* verdicts wait meanwhile */
+    };
     struct pc_ring_quality quality;
     void *memory = pc_arena_alloc(&master->arena, pc_ring_order_bytes(n), 1);
     return memory != NULL && pc_ring_order(&request, ring, &quality, memory);
@@ -171,7 +198,9 @@ static bool plan_ring(struct pc_master *master, struct pc_group *group, bool *ch
     group->n = n;
     *changed |= ring_only != group->ring_only;
     group->ring_only = ring_only;
-    if (*changed) group->rtt_us = longest_rtt(master, ids, n);
+    const uint32_t rtt_us = longest_rtt(master, ids, n);
+    *changed |= (rtt_us >= PC_FAR_US) != (group->rtt_us >= PC_FAR_US); /* other algorithms are chosen */
+    if (*changed) group->rtt_us = rtt_us;
     return possible;
 }
 

@@ -181,7 +181,8 @@ void pc_master_link_up(struct pc_master *master, struct pc_peer *peer, const str
     struct pc_pair *pair = pc_master_pair(master, peer->id, up->id, false);
     if (pair == NULL || pair->generation != up->generation) return;
     pair->up |= end_bit(pair, peer->id);
-    if (up->rtt_us > 0 && (pair->rtt_us == 0 || up->rtt_us < pair->rtt_us)) pair->rtt_us = up->rtt_us;
+    if (up->rtt_us > 0) pair->measured_us = up->rtt_us;
+    if (pair->rtt_us == 0) pair->rtt_us = pair->measured_us;
     pair->down &= (uint8_t)~end_bit(pair, peer->id);
     if (pair->down == 0) pair->down_ns = 0;
 }

@@ -80,7 +80,8 @@ struct pc_peer {
 struct pc_pair {
     uint64_t low, high; /* ids; high dials */
     uint32_t generation, failures;
-    uint32_t rtt_us; /* as its ends have measured it, the shorter one */
+    uint32_t measured_us; /* round trip, the latest word of either end; 0: unknown */
+    uint32_t rtt_us; /* what plans are made from: changes only when nothing is in flight */
     uint8_t up, down; /* bit 0: low has reported, bit 1: high */
     bool bad; /* not used any more: the plan goes round it */
     bool renew; /* to be introduced again when the epoch is out */

@@ -72,7 +72,7 @@ void pc_member_complete(struct pc_member *member, struct pc_call *call, const pc
         if (record->epoch == 0) record->epoch = member->epoch.number;
         if (record->phase[0] == '\0') pc_text_copy(record->phase, sizeof record->phase, pc_text_of(pc_call_name(call->kind)));
     }
-    if (call->kind == PC_CALL_UPDATE_TOPOLOGY) member->topology_call = false;
+    if (call->kind == PC_CALL_UPDATE_TOPOLOGY || call->kind == PC_CALL_OPTIMIZE_TOPOLOGY) member->topology_call = false;
     pc_actions_add(&member->machine.actions, PC_ACTION_COMPLETE)->call = call;
 }
 
@@ -406,7 +406,8 @@ static void post_joint(struct pc_member *member, struct pc_call *call) {
         pc_member_sync_offer(member, call);
         return;
     }
-    if (call->kind == PC_CALL_UPDATE_TOPOLOGY) member->topology_call = true;
+    if (call->kind == PC_CALL_UPDATE_TOPOLOGY || call->kind == PC_CALL_OPTIMIZE_TOPOLOGY) member->topology_call = true;
+    if (call->kind == PC_CALL_OPTIMIZE_TOPOLOGY) pc_member_report_links(member);
     const struct pc_msg_call message = {
         .kind = (uint8_t)call->kind,
         .serial = call->serial,

@@ -89,11 +89,22 @@ void pc_member_link_lost(struct pc_member *member, struct pc_link *link, const p
     pc_member_tell_master(member, PC_MSG_LINK_DOWN, &down);
 }
 
+static void tell_up(struct pc_member *member, const struct pc_link *link) {
+    const struct pc_msg_link_up up = {link->peer, link->generation, link->streams[0]->rtt_us};
+    pc_member_tell_master(member, PC_MSG_LINK_UP, &up);
+}
+
+void pc_member_report_links(struct pc_member *member) {
+    for (struct pc_list *node = member->links.next; node != &member->links; node = node->next) {
+        const struct pc_link *link = PC_LIST_ENTRY(node, struct pc_link, node);
+        if (link->state == PC_LINK_UP) tell_up(member, link);
+    }
+}
+
 static void link_up(struct pc_member *member, struct pc_link *link) {
     PC_LOG(pcclLogDebug, "%s: link to peer %llu up, generation %u, %u stripes", member->machine.name,
            (unsigned long long)link->peer, link->generation, link->stripes);
-    const struct pc_msg_link_up up = {link->peer, link->generation, link->streams[0]->rtt_us};
-    pc_member_tell_master(member, PC_MSG_LINK_UP, &up);
+    tell_up(member, link);
     pc_link_wake(link, &member->machine.actions);
 }
 

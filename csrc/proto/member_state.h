@@ -155,6 +155,8 @@ struct pc_link *pc_member_link(const struct pc_member *member, uint64_t peer);
 void pc_member_stripe_opened(struct pc_member *member, struct pc_stream *stream, bool loopback, uint64_t now_ns);
 /* The link loses a stripe, and with it everything. Reports it to the master. */
 void pc_member_link_lost(struct pc_member *member, struct pc_link *link, const pc_error *error, uint64_t now_ns);
+/* Tells the master how long the links are now. */
+void pc_member_report_links(struct pc_member *member);
 /* Closes the link and forgets it: the peer has left. */
 void pc_member_link_drop(struct pc_member *member, struct pc_link *link);
 pc_status pc_member_link_frame(struct pc_member *member, struct pc_stream *stream, const struct pc_frame *frame,
