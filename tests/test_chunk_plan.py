@@ -311,3 +311,14 @@ def test_what_is_chosen_fits(collective: int) -> None:
             for rtt_us in (0, 100, 100_000):
                 shape = ffi.new("struct pc_op_shape *", {"count": count, "dtype": FLOAT, "collective": collective})
                 assert lib.pc_algorithm_fits(shape, lib.pc_algorithm_choose(shape, n, rtt_us))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=ALGORITHMS.get)
+def test_every_count_is_covered_once(algorithm: int) -> None:
+    for n in range(1, 34):
+        for count in range(101):
+            at = 0
+            for chunk in Plan(ALL_REDUCE, algorithm, n, n - 1, count).chunks:
+                assert chunk["own"] == chunk["out"] == at
+                at += chunk["elems"]
+            assert at == count
