@@ -359,7 +359,8 @@ typedef enum pcclAlgorithm_t {
 /*
  * Zero-initialise, then set what applies. Buffers of rank-ordered blocks are packed. In place: all_reduce and reduce with
  * sendbuf == recvbuf; all_gather and gather (at root) with sendbuf at the own block of recvbuf; reduce_scatter and scatter
- * (at root) with recvbuf at the own block of sendbuf. Other overlaps are refused.
+ * (at root) with recvbuf at the own block of sendbuf. Other overlaps are refused. After a failure outside of a step a
+ * buffer that was reduced in place or that a broadcast was to fill is as before; other receive buffers are unspecified.
  */
 typedef struct pcclCollectiveArgs_t {
     pcclCollective_t collective;

@@ -224,7 +224,9 @@ static void describe(struct pc_call *call, const pcclCollectiveArgs_t *args, str
         call->shape.count = sum_to(args, args->counts, at.n, &overflow) / at.n;
     }
     if (pc_collective_has_root(call->shape.collective)) call->shape.root = args->root;
-    call->undo = in_place && pc_collective_reduces(call->shape.collective);
+    /* A broadcast has one buffer: where it is received, what was there is an input that a failure must bring back. */
+    const bool received_over = args->collective == PCCL_COLLECTIVE_BROADCAST && at.rank != args->root;
+    call->undo = received_over || (in_place && pc_collective_reduces(call->shape.collective));
     if (args->collective == PCCL_COLLECTIVE_BARRIER) {
         call->send = call->recv = &call->barrier;
         call->shape = (struct pc_op_shape){.count = 1, .dtype = pcclUint8, .redop = pcclMax};

@@ -359,7 +359,8 @@ static pc_status operation_of(struct pc_member *member, const struct pc_op_key *
     struct pc_op_key key = *wire_key;
     const uint64_t epoch = member->group.epoch;
     *op = NULL;
-    if (key.group != member->group.number) return pcclProtocolError;
+    const bool ours = pc_channel_source(key.channel) == member->id || pc_channel_target(key.channel) == member->id;
+    if (key.group != member->group.number || (key.channel != 0 && !ours)) return pcclProtocolError;
     if (PC_MUTANT(PC_MUTANT_OLD_EPOCH) && key.epoch < epoch) key.epoch = epoch;
     if (key.epoch < epoch) return pcclSuccess;
     struct pc_tag *tag = pc_op_tag(member, key.tag, key.channel, true);
