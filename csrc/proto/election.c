@@ -57,22 +57,25 @@ static void check_strategies(struct pc_election *election) {
 }
 
 /*
- * The revision that counts. A new run takes the highest one offered by a peer that could send it. Later it is the expected
- * one, unless all that were in the last synchronisation have moved on together by the same number of steps.
+ * The revision that counts. Alone it is one's own. A new run takes the highest one offered by a peer that could send it.
+ * Later it is the expected one, unless all that were in the last synchronisation have moved on together by the same number
+ * of steps.
  */
 static uint64_t choose_revision(const struct pc_election *election) {
+    if (election->count == 1) return election->voters[0].offer->revision;
     uint64_t highest = 0, ahead = 0;
-    bool together = true;
+    bool together = true, any_standing = false;
     for (uint32_t i = 0; i < election->count; i++) {
         const struct pc_voter *voter = &election->voters[i];
         if (voter->kicked) continue;
         const uint64_t revision = voter->offer->revision;
         if (voter->offer->strategy != RECEIVE_ONLY && revision > highest) highest = revision;
         if (!voter->standing) continue;
-        if (ahead != 0 && ahead != revision) together = false;
+        if (any_standing && ahead != revision) together = false;
+        any_standing = true;
         ahead = revision;
     }
-    if (election->expected == 0 || election->count == 1) return highest;
+    if (election->expected == 0) return highest;
     return together && ahead > election->expected ? ahead : election->expected;
 }
 
@@ -135,6 +138,10 @@ static void choose_winner(struct pc_election *election) {
     }
 }
 
+static const char *may_differ(const struct pc_state_key *key) {
+    return key->may_differ ? ", may differ" : "";
+}
+
 static void check_keys(struct pc_voter *voter, const struct pc_voter *winner) {
     const uint32_t count = winner->offer->keys.count;
     if (voter->offer->keys.count != count) {
@@ -145,9 +152,10 @@ static void check_keys(struct pc_voter *voter, const struct pc_voter *winner) {
     for (uint32_t i = 0; i < count && !voter->kicked; i++) {
         const struct pc_state_key *own = key_of(voter, i), *wanted = key_of(winner, i);
         if (same_key(own, wanted)) continue;
-        kick(voter, "its tensor '%.*s' (dtype %u, %llu elements) is not the elected '%.*s' (dtype %u, %llu elements)",
-             (int)own->name.len_bytes, own->name.data, own->dtype, (unsigned long long)own->count,
-             (int)wanted->name.len_bytes, wanted->name.data, wanted->dtype, (unsigned long long)wanted->count);
+        kick(voter, "its tensor '%.*s' (dtype %u, %llu elements%s) is not the elected '%.*s' (dtype %u, %llu elements%s)",
+             (int)own->name.len_bytes, own->name.data, own->dtype, (unsigned long long)own->count, may_differ(own),
+             (int)wanted->name.len_bytes, wanted->name.data, wanted->dtype, (unsigned long long)wanted->count,
+             may_differ(wanted));
     }
 }
 
