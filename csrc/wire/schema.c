@@ -112,14 +112,33 @@ void pc_schema_encode(const struct pc_schema *schema, const void *message, struc
     }
 }
 
+/* The least that a structure takes on the wire: its texts and lists empty. Every schema has a field, so never 0. */
+static size_t least_bytes(const struct pc_schema *schema) {
+    size_t bytes = 0;
+    for (uint32_t i = 0; i < schema->field_count; i++) {
+        const struct pc_field *field = &schema->fields[i];
+        switch (field->kind) {
+        case PC_FIELD_BYTES16: bytes += 16; break;
+        case PC_FIELD_TEXT:
+        case PC_FIELD_LIST: bytes += 4; break;
+        case PC_FIELD_STRUCT: bytes += least_bytes(field->sub); break;
+        case PC_FIELD_U8:
+        case PC_FIELD_U16:
+        case PC_FIELD_U32:
+        case PC_FIELD_U64: bytes += int_width(field->kind); break;
+        }
+    }
+    return bytes;
+}
+
 static pc_status decode_fields(const struct pc_schema *schema, struct pc_cursor *input, struct pc_arena *arena,
                                void *message, int depth);
 
 static pc_status decode_list(const struct pc_schema *sub, struct pc_cursor *input, struct pc_arena *arena, void *at,
                              int depth) {
     const uint64_t count = pc_cursor_uint(input, 4);
-    /* Every element takes a byte at least, so this bounds memory by the message, before any is taken. */
-    if (input->failed || count > input->left) return pcclProtocolError;
+    /* No more elements than there can be, so the message bounds the memory, before any is taken. */
+    if (input->failed || count > input->left / least_bytes(sub)) return pcclProtocolError;
     struct pc_array list = {.items = pc_arena_alloc(arena, count, sub->struct_bytes), .count = (uint32_t)count};
     if (list.items == NULL) return pcclNoMemory;
     for (uint64_t k = 0; k < count; k++) {

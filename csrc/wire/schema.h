@@ -1,7 +1,7 @@
 /*
  * K2: messages described once. A schema lists the fields of a structure in wire order; the one encoder and the one
  * decoder walk it, so they cannot disagree. Decoding copies numbers, points strings into the input, and puts lists into
- * an arena whose size is bounded by the input's: a list of n elements needs at least n bytes of wire.
+ * an arena whose size is bounded by the input's: a list is refused if its elements could not all be there.
  */
 #ifndef PC_SCHEMA_H
 #define PC_SCHEMA_H
