@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,9 @@ def build(mutant: int | None = None) -> Path:
     return compile_to(f"libsim-{mutant or 'whole'}.so", ["-fPIC", "-shared", *defines])
 
 
-def compile_to(name: str, flags: list[str], *drivers: Path) -> Path:
+def compile_to(name: str, flags: list[str], *drivers: Path, layers: Sequence[str] = LAYERS) -> Path:
     """Compiles the machines and the simulator with drivers and flags to build/simulator/name."""
-    sources = [path for layer in LAYERS for path in sorted((ROOT / "csrc" / layer).glob("*.c"))] + list(drivers)
+    sources = [path for layer in layers for path in sorted((ROOT / "csrc" / layer).glob("*.c"))] + list(drivers)
     library = ROOT / "build" / "simulator" / name
     newest = max(path.stat().st_mtime for path in [*(ROOT / "csrc").rglob("*.[ch]"), *drivers])
     if library.exists() and library.stat().st_mtime > newest:

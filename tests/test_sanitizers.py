@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -21,6 +22,14 @@ def test_no_memory_error_no_leak_no_undefined_behaviour() -> None:
     flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     program = compile_to("schedules-address", flags, DRIVERS / "schedules.c")
     assert run(program, "1", "150", "6", "12") == "150 schedules\n"
+
+
+def test_no_decoder_leaves_its_input() -> None:
+    flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    program = compile_to("wire-address", flags, DRIVERS / "wire.c", layers=("base", "bytes", "wire", "math"))
+    messages, decodings = map(int, re.findall(r"(\d+) (?:messages|decodings)", run(program)))
+    assert messages >= 34
+    assert decodings > 1000 * messages
 
 
 def test_no_race_between_threads() -> None:

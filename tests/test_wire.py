@@ -7,10 +7,11 @@ checked against something else.
 from __future__ import annotations
 
 import random
+import re
 from typing import Any
 
 import pytest
-from c_level import load
+from c_level import CSRC, load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -81,6 +82,12 @@ def draw(schema: Any, rng: random.Random, depth: int = 0) -> list[Value]:
     return values
 
 
+def draw_empty(schema: Any) -> list[Value]:
+    """The shortest message: all numbers 0, all texts and lists empty."""
+    empty = {BYTES16: bytes(16), TEXT: b"", LIST: []}
+    return [draw_empty(field.sub) if field.kind == STRUCT else empty.get(field.kind, 0) for field in fields(schema)]
+
+
 def encode(schema: Any, values: list[Value]) -> bytes:
     out = b""
     for field, value in zip(fields(schema), values, strict=True):
@@ -123,7 +130,8 @@ class Decoded:
 
     def __init__(self, schema: Any, data: bytes) -> None:
         self.schema = schema
-        self.input = ffi.new("uint8_t[]", data or b"\0")
+        self.input = ffi.new("uint8_t[]", len(data))
+        ffi.buffer(self.input)[:] = data
         self.memory = ffi.new("uint8_t[]", STRUCT_MAX)
         self.arena = ffi.new("struct pc_arena *")
         self.status = lib.pc_schema_decode(schema, (self.input, len(data), False), self.arena, self.memory)
@@ -146,7 +154,10 @@ class Decoded:
 
 
 def test_the_table_names_each_message_once() -> None:
-    assert len(MESSAGES) >= 34
+    header = (CSRC / "wire" / "message.h").read_text()
+    named = [int(value) for value in re.findall(r"^    PC_MSG_\w+ = (\d+)", header, re.MULTILINE)]
+    assert sorted(named) == sorted(MESSAGES)
+    assert len(named) >= 34
     assert all(schema.struct_bytes <= STRUCT_MAX for schema in MESSAGES.values())
 
 
@@ -207,6 +218,29 @@ def test_lengths_that_claim_too_much(type_: int) -> None:
                 assert message.status != 0
         one = ffi.new("struct pc_schema *", [schema.name, ffi.addressof(field), 1, schema.struct_bytes])
         before += encode(one[0], [value])
+
+
+@pytest.mark.parametrize("type_", MESSAGES, ids=NAMES.get)
+def test_a_list_takes_no_memory_unless_its_elements_can_be_there(type_: int) -> None:
+    """As many elements as bytes are left: more than would fit, unless they took one byte each."""
+    schema = MESSAGES[type_]
+    lists = [i for i, field in enumerate(fields(schema)) if field.kind == LIST]
+    if not lists:
+        return
+    values = draw(schema, random.Random(4))
+    values[lists[0]] = []
+    first = fields(schema)[lists[0]]
+    one = ffi.new("struct pc_schema *", [schema.name, schema.fields, lists[0] + 1, schema.struct_bytes])
+    head = encode(one[0], values[: lists[0] + 1])[:-4]
+    least = len(encode(first.sub, draw_empty(first.sub)))
+    assert least > 1
+    for count in (100, 100 // least + 1):
+        with Decoded(schema, head + count.to_bytes(4, "little") + bytes(100)) as message:
+            assert message.status != 0
+            assert message.arena.blocks == ffi.NULL
+    fits = 100 // least
+    with Decoded(schema, head + fits.to_bytes(4, "little") + bytes(100)) as message:
+        assert message.arena.blocks != ffi.NULL
 
 
 FRAME = {"cookie": 0x4C434350, "type": 66, "flags": 1, "meta_len": 40, "bulk_len": 1 << 20, "bulk_digest": 2**64 - 5}
