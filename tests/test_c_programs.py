@@ -288,6 +288,95 @@ int main(void) {
 }
 """
 
+# What is beyond PCCL 1.0: collectives by one structure, blocks, a receive from anybody, a step with its vote.
+PROGRAM_COLLECTIVES = r"""
+#include <pccl.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define CHECK(call)                                                                                                    \
+    do {                                                                                                               \
+        pcclResult_t status = (call);                                                                                  \
+        if (status != pcclSuccess) {                                                                                   \
+            fprintf(stderr, "%s: %s\n", #call, pcclGetResultName(status));                                             \
+            exit(1);                                                                                                   \
+        }                                                                                                              \
+    } while (0)
+
+enum { WORLD = 3, N = 50000 };
+static float data[N], blocks[WORLD * 4];
+
+static uint32_t own_rank(const pcclComm_t *comm) {
+    pcclMember_t members[WORLD];
+    size_t count = WORLD;
+    CHECK(pcclGetMembers(comm, members, &count));
+    for (size_t i = 0; i < count; i++) {
+        if (members[i].self) return members[i].rank;
+    }
+    exit(2);
+}
+
+int main(int argc, char **argv) {
+    (void) argc;
+    pcclComm_t *comm = NULL;
+    const pcclCommOptions_t options = {.master = argv[1]};
+    CHECK(pcclInit());
+    CHECK(pcclCreateCommunicatorWithOptions(&options, &comm));
+    CHECK(pcclConnect(comm));
+    for (int world = 0; world < WORLD;) {
+        bool pending = false;
+        CHECK(pcclGetAttribute(comm, PCCL_ATTRIBUTE_GLOBAL_WORLD_SIZE, &world));
+        if (world == WORLD) break;
+        CHECK(pcclArePeersPending(comm, &pending));
+        if (pending) CHECK(pcclUpdateTopology(comm));
+    }
+    const uint32_t rank = own_rank(comm);
+
+    for (int i = 0; i < N; i++) data[i] = rank == 1 ? 7 : 0;
+    pcclCollectiveArgs_t broadcast = {.collective = PCCL_COLLECTIVE_BROADCAST, .recvbuf = data, .count = N,
+                                      .datatype = pcclFloat, .root = 1};
+    CHECK(pcclRunCollective(comm, &broadcast, NULL));
+
+    const float own[4] = {rank, rank, rank, rank};
+    const uint64_t counts[WORLD] = {1, 4, 2};
+    pcclCollectiveArgs_t gather = {.collective = PCCL_COLLECTIVE_ALL_GATHER, .sendbuf = own, .recvbuf = blocks,
+                                   .datatype = pcclFloat, .counts = counts, .tag = 5};
+    CHECK(pcclRunCollective(comm, &gather, NULL));
+
+    pcclOutcome_t outcome = {.source = 99};
+    float one = (float) rank;
+    pcclCollectiveArgs_t message = {.count = 1, .datatype = pcclFloat, .tag = 6};
+    if (rank == 2) {
+        message.collective = PCCL_COLLECTIVE_SEND;
+        message.sendbuf = &one;
+    } else {
+        message.collective = PCCL_COLLECTIVE_RECV;
+        message.recvbuf = &one;
+        message.root = PCCL_RANK_ANY;
+    }
+    if (rank != 1) CHECK(pcclRunCollective(comm, &message, &outcome));
+
+    pcclCollectiveArgs_t reduce = {.collective = PCCL_COLLECTIVE_ALL_REDUCE, .sendbuf = data, .recvbuf = data,
+                                   .count = N, .datatype = pcclFloat, .op = pcclAvg, .weighted = true,
+                                   .weight = rank};
+    pcclRequest_t *request = NULL;
+    CHECK(pcclBeginStep(comm));
+    CHECK(pcclStartCollective(comm, &reduce, &request));
+    CHECK(pcclWaitRequest(request, UINT32_MAX, NULL));
+    CHECK(pcclFreeRequest(request));
+    CHECK(pcclEndStep(comm, true));
+    CHECK(pcclBeginStep(comm));
+    const pcclResult_t vote = pcclEndStep(comm, rank != 0);
+    const pcclCollectiveArgs_t barrier = {.collective = PCCL_COLLECTIVE_BARRIER, .tag = 7};
+    CHECK(pcclRunCollective(comm, &barrier, NULL));
+    printf("%g %g %g %g %g %s\n", (double) data[0], (double) data[N - 1], (double) blocks[0], (double) blocks[4],
+           (double) blocks[6], pcclGetResultName(vote));
+    if (rank == 0) printf("%u %g\n", (unsigned) outcome.source, (double) one);
+    CHECK(pcclDestroyCommunicator(comm));
+    return 0;
+}
+"""
+
 CXX = shlex.split(os.environ.get("CXX") or "c++")
 
 
@@ -318,6 +407,22 @@ def test_program_of_pccl_1_0(tmp_path):
                 process.wait()
         assert [process.returncode for process in running] == [0, 0, 0]
         assert answers == ["105 105\n"] * 3  # (1 + 2 + 4) * (1 + ... + 5)
+
+
+def test_program_with_collectives_and_steps(tmp_path):
+    program = build(tmp_path, CC, PROGRAM_COLLECTIVES, "program.c", "-std=c99", "-pedantic")
+    with Cluster() as cluster:
+        running = [subprocess.Popen([program, cluster.address], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+        try:
+            answers = [process.communicate(timeout=30)[0] for process in running]
+        finally:
+            for process in running:
+                process.kill()
+                process.wait()
+        assert [process.returncode for process in running] == [0, 0, 0]
+        # The broadcast's 7 averages to itself; blocks of one, four and two elements; one voted against the last step.
+        line = "7 7 0 1 2 STEP_ABORTED\n"
+        assert sorted(answers) == sorted([line, line, line + "2 2\n"])
 
 
 def listening_port(process):
