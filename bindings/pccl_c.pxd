@@ -31,9 +31,6 @@ cdef extern from "pccl.h" nogil:
     ctypedef enum pcclSharedStateSyncStrategy_t:
         pass
 
-    ctypedef enum pcclDistributionHint_t:
-        pass
-
     ctypedef enum pcclQuantizationAlgorithm_t:
         pass
 
@@ -53,21 +50,6 @@ cdef extern from "pccl.h" nogil:
         uint32_t local_world_size
         uint64_t tx_bytes
         uint64_t rx_bytes
-
-    ctypedef struct pcclReduceOperandDescriptor_t:
-        pcclDataType_t datatype
-        pcclDistributionHint_t distribution_hint
-
-    ctypedef struct pcclQuantizationOptions_t:
-        pcclDataType_t quantized_datatype
-        pcclQuantizationAlgorithm_t algorithm
-
-    ctypedef struct pcclReduceDescriptor_t:
-        size_t count
-        pcclRedOp_t op
-        uint64_t tag
-        pcclReduceOperandDescriptor_t src_descriptor
-        pcclQuantizationOptions_t quantization_options
 
     ctypedef struct pcclTensorInfo_t:
         const char *name
@@ -115,6 +97,15 @@ cdef extern from "pccl.h" nogil:
     ctypedef enum pcclCollective_t:
         pass
 
+    ctypedef struct pcclCodecOptions_t:
+        pcclQuantizationAlgorithm_t algorithm
+        pcclDataType_t quantized_datatype
+        uint32_t block
+        c_bool stochastic
+        c_bool finite_only
+        void *residual
+        double residual_decay
+
     ctypedef struct pcclCollectiveArgs_t:
         pcclCollective_t collective
         const void *sendbuf
@@ -130,6 +121,7 @@ cdef extern from "pccl.h" nogil:
         uint64_t weight
         double scale
         pcclAlgorithm_t algorithm
+        pcclCodecOptions_t codec
         uint32_t timeout_ms
 
     ctypedef struct pcclCommOptions_t:
@@ -229,9 +221,6 @@ cdef extern from "pccl.h" nogil:
     pcclResult_t pcclStartUpdateTopology(pcclComm_t *comm, pcclRequest_t **request_out)
     pcclResult_t pcclStartArePeersPending(pcclComm_t *comm, pcclRequest_t **request_out)
     pcclResult_t pcclStartOptimizeTopology(pcclComm_t *comm, pcclRequest_t **request_out)
-    pcclResult_t pcclStartAllReduce(pcclComm_t *comm, const void *sendbuf, void *recvbuf,
-                                    const pcclReduceDescriptor_t *descriptor, uint32_t timeout_ms,
-                                    pcclRequest_t **request_out)
     pcclResult_t pcclStartCollective(pcclComm_t *comm, const pcclCollectiveArgs_t *args, pcclRequest_t **request_out)
     pcclResult_t pcclBeginStep(pcclComm_t *comm)
     pcclResult_t pcclStartEndStep(pcclComm_t *comm, c_bool commit, pcclRequest_t **request_out)

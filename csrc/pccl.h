@@ -61,7 +61,8 @@ extern "C" {
     X(pcclNoMemory, 73, NO_MEMORY, "out of memory")                                                                    \
     X(pcclSystemError, 74, SYSTEM_ERROR, "a system call failed")                                                       \
     X(pcclForked, 75, FORKED, "this handle belongs to the parent process")                                              \
-    X(pcclStepAborted, 76, STEP_ABORTED, "the step was aborted: nothing of it counts at any peer")
+    X(pcclStepAborted, 76, STEP_ABORTED, "the step was aborted: nothing of it counts at any peer")                     \
+    X(pcclNotEncodable, 77, NOT_ENCODABLE, "the payload holds values that the codec cannot stand for")
 
 typedef enum pcclResult_t {
 #define PCCL_RESULT_ENUM(name, value, upper, text) name = value,
@@ -121,7 +122,15 @@ typedef enum pcclDistributionHint_t {
 typedef enum pcclQuantizationAlgorithm_t {
     pcclQuantNone = 0,
     pcclQuantMinMax = 1,
-    pcclQuantZeroPointScale = 2
+    pcclQuantZeroPointScale = 2,
+    /* Beyond PCCL 1.0: codecs by blocks, each with a scale of its own. quantized_datatype is not read. */
+    pcclQuantBf16 = 16,
+    pcclQuantFp16 = 17,
+    pcclQuantInt8 = 18,
+    pcclQuantInt4 = 19,
+    pcclQuantFp8E4M3 = 20,
+    pcclQuantE3M0 = 21, /* sign and a power of two */
+    pcclQuantTopK = 22 /* of every 64 elements the largest, with two bits */
 } pcclQuantizationAlgorithm_t;
 
 typedef struct pcclCommCreateParams_t {
@@ -357,6 +366,25 @@ typedef enum pcclAlgorithm_t {
 #define PCCL_RANK_ANY UINT32_MAX
 
 /*
+ * How payloads of floating-point types travel where they are reduced. Zero-initialised: as they are. Algorithm, type and
+ * block must be the same at all peers. Everything else is each peer's own affair.
+ */
+typedef struct pcclCodecOptions_t {
+    pcclQuantizationAlgorithm_t algorithm;
+    pcclDataType_t quantized_datatype; /* of MinMax and ZeroPointScale: an integer type, whose bits a code has */
+    uint32_t block; /* elements with one scale: a power of two from 32 to 4096; 0: the codec's own */
+    bool stochastic; /* rounds up or down with odds that make the mean exact */
+    bool finite_only; /* a NaN, an infinity or a range beyond the codec's is an error; else such blocks travel as they are */
+    /*
+     * Error feedback, for all_reduce: what coding left out of this peer's contributions so far, as many elements as the
+     * buffer, float64 for float64 and else float32; zeros at first. Times residual_decay (0: 1) it is added to the
+     * contribution, and what is left out now replaces it when the operation succeeds. NULL: none.
+     */
+    void *residual;
+    double residual_decay;
+} pcclCodecOptions_t;
+
+/*
  * Zero-initialise, then set what applies. Buffers of rank-ordered blocks are packed. In place: all_reduce and reduce with
  * sendbuf == recvbuf; all_gather and gather (at root) with sendbuf at the own block of recvbuf; reduce_scatter and scatter
  * (at root) with recvbuf at the own block of sendbuf. Other overlaps are refused. After a failure outside of a step a
@@ -388,6 +416,7 @@ typedef struct pcclCollectiveArgs_t {
      * makes impossible, is replaced by one that works. All members must ask for the same.
      */
     pcclAlgorithm_t algorithm;
+    pcclCodecOptions_t codec; /* all_reduce, reduce, reduce_scatter */
     uint32_t timeout_ms; /* 0: the communicator's */
 } pcclCollectiveArgs_t;
 

@@ -5,6 +5,7 @@ and needs NumPy only.
 """
 
 from pccl import cuda
+from pccl.codec import Codec
 from pccl.collectives import Step
 from pccl.communicator import Communicator, ReduceOpDescriptor
 from pccl.errors import (
@@ -20,6 +21,7 @@ from pccl.errors import (
     MismatchError,
     NoMemoryError,
     NoSharedStateAvailableError,
+    NotEncodableError,
     NotInitializedError,
     OperationCancelledError,
     OperationTimeoutError,
@@ -62,6 +64,7 @@ __all__ = [
     "Algorithm",
     "AsyncReduceHandle",
     "Attribute",
+    "Codec",
     "CollectiveHandle",
     "Communicator",
     "DataType",
@@ -81,6 +84,7 @@ __all__ = [
     "MismatchError",
     "NoMemoryError",
     "NoSharedStateAvailableError",
+    "NotEncodableError",
     "NotInitializedError",
     "OperationCancelledError",
     "OperationTimeoutError",

@@ -27,19 +27,6 @@ class Comm:
     def start_update_topology(self) -> Request: ...
     def start_are_peers_pending(self) -> Request: ...
     def start_optimize_topology(self) -> Request: ...
-    def start_all_reduce(
-        self,
-        send: Buffer,
-        recv: Buffer,
-        count: int,
-        datatype: int,
-        op: int,
-        tag: int,
-        hint: int,
-        quantized_datatype: int,
-        algorithm: int,
-        timeout_ms: int,
-    ) -> Request: ...
     def start_collective(
         self,
         collective: int,
@@ -55,6 +42,8 @@ class Comm:
         weight: int | None,
         scale: float,
         algorithm: int,
+        codec: tuple[int, int, int, bool, bool, float] | None,
+        residual: Buffer | None,
         timeout_ms: int,
     ) -> Request: ...
     def begin_step(self) -> None: ...

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
+from pccl.codec import Codec, Native, native_codec
 from pccl.config import milliseconds
 from pccl.errors import PCCLError, invalid_argument, unusable_buffer
 from pccl.handle import CollectiveHandle
@@ -23,6 +24,7 @@ from pccl.operand import Operand, operand
 from pccl.types import Algorithm, Collective, DataType, ReduceOp, Result
 
 if TYPE_CHECKING:
+    from pccl._buffer import Buffer
     from pccl._comm import Comm
     from pccl._request import Request
 
@@ -226,7 +228,7 @@ class Collectives:
     def reduce(
         self, send: Any, recv: Any = None, *, root: int = 0, op: ReduceOp | str = ReduceOp.SUM, tag: int = 0,
         weight: int | None = None, scale: float | None = None, algorithm: Algorithm | str | None = None,
-        op_timeout: float | None = None, async_op: bool = False,
+        codec: Codec | str | None = None, op_timeout: float | None = None, async_op: bool = False,
     ) -> Any:  # fmt: skip
         """``send`` of all, combined, to ``recv`` of ``root``: in place without it. Returns the result at root, else
         None."""
@@ -236,7 +238,7 @@ class Collectives:
         assert source is not None
         return self._start(
             Collective.REDUCE, source, out, source.count_elems, result=out_tensor, root=root, op=plain, tag=tag,
-            weight=weight, scale=scale, algorithm=algorithm, op_timeout=op_timeout, async_op=async_op,
+            weight=weight, scale=scale, algorithm=algorithm, codec=codec, op_timeout=op_timeout, async_op=async_op,
         )  # fmt: skip
 
     def gather(
@@ -282,7 +284,8 @@ class Collectives:
     def reduce_scatter(
         self, send: Any, recv: Any, *, op: ReduceOp | str = ReduceOp.SUM, tag: int = 0,
         counts: Sequence[int] | None = None, weight: int | None = None, scale: float | None = None,
-        algorithm: Algorithm | str | None = None, op_timeout: float | None = None, async_op: bool = False,
+        algorithm: Algorithm | str | None = None,
+        codec: Codec | str | None = None, op_timeout: float | None = None, async_op: bool = False,
     ) -> Any:  # fmt: skip
         """The blocks of ``send`` of all, combined, each to ``recv`` of its rank. ``counts``, the same at all: elements
         of each block, where they differ. Returns recv."""
@@ -292,7 +295,7 @@ class Collectives:
         self._check_blocks("reduce_scatter", "send", source, out.count_elems, counts)
         return self._start(
             Collective.REDUCE_SCATTER, source, out, out.count_elems, result=recv, op=plain, tag=tag, counts=counts,
-            weight=weight, scale=scale, algorithm=algorithm, op_timeout=op_timeout, async_op=async_op,
+            weight=weight, scale=scale, algorithm=algorithm, codec=codec, op_timeout=op_timeout, async_op=async_op,
         )  # fmt: skip
 
     def all_to_all(
@@ -418,12 +421,14 @@ class Collectives:
         weight: int | None = None,
         scale: float | None = None,
         algorithm: Algorithm | str | None = None,
+        codec: Codec | str | None = None,
         op_timeout: float | None = None,
         async_op: bool = False,
     ) -> Any:
         request = self._request(
             collective, source, out, count, root=root, op=op, tag=tag, counts=counts, recv_counts=recv_counts,
-            weight=weight, scale=scale, algorithm=algorithm, op_timeout=op_timeout,
+            weight=weight, scale=scale, algorithm=algorithm, codec=native_codec(codec, None, collective.name.lower()),
+            op_timeout=op_timeout,
         )  # fmt: skip
         return self._launched(CollectiveHandle(request, collective, result), async_op)
 
@@ -447,6 +452,8 @@ class Collectives:
         weight: int | None = None,
         scale: float | None = None,
         algorithm: Algorithm | str | None = None,
+        codec: Native | None = None,
+        residual: Buffer | None = None,
         op_timeout: float | None = None,
     ) -> Request:
         name = collective.name.lower()
@@ -471,6 +478,8 @@ class Collectives:
             weight,
             0.0 if scale is None else scale,
             int(algorithm_of(algorithm, name)),
+            codec,
+            residual,
             milliseconds(op_timeout, "op_timeout"),
         )
 

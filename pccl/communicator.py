@@ -9,20 +9,21 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
+from pccl._buffer import Buffer
 from pccl._comm import Comm
+from pccl.codec import Codec, native_codec
 from pccl.collectives import Collectives, plain_tensors, reduce_op
 from pccl.config import milliseconds, parse_address, startup
-from pccl.errors import PCCLError, invalid_argument
+from pccl.errors import PCCLError, invalid_argument, unusable_buffer
 from pccl.handle import AsyncReduceHandle
-from pccl.operand import Operand, pair
+from pccl.operand import Operand, operand, pair
 from pccl.state import SharedState
 from pccl.types import (
     Algorithm,
     Attribute,
     Collective,
-    DistributionHint,
+    DataType,
     Member,
-    QuantizationAlgorithm,
     QuantizationOptions,
     ReduceDescriptor,
     ReduceInfo,
@@ -191,6 +192,8 @@ class Communicator(Collectives):
         tag: int = 0,
         operand_descriptor: ReduceOperandDescriptor | None = None,
         quantization_options: QuantizationOptions | None = None,
+        codec: Codec | str | None = None,
+        residual: Any = None,
         weight: int | None = None,
         scale: float | None = None,
         algorithm: Algorithm | str | None = None,
@@ -203,6 +206,13 @@ class Communicator(Collectives):
         ``weight``: AVG gives sum(weight * x) / sum(weight); 0 leaves this peer's contribution out, for every ``op``,
         and its content is never read. ``scale``: SUM adds scale * x. Both are for floating-point types, except for the
         weights 0 and 1.
+
+        ``codec``: how the payload travels, for floating-point types ("int8", ``Codec(...)``). ``residual``, for error
+        feedback: an array of as many elements, float64 for float64 and else float32, zeros at first, that keeps what
+        coding left out of this peer's contributions, to be added to the next one. It changes only when the operation
+        succeeds; of a step, when the operation is complete here.
+
+        Raises, beside what every collective does: NotEncodableError (``Codec.nonfinite``).
         """
         deadline = time.monotonic() + (op_timeout if op_timeout is not None else self._op_timeout_s)
         while True:
@@ -213,6 +223,8 @@ class Communicator(Collectives):
                 tag=tag,
                 operand_descriptor=operand_descriptor,
                 quantization_options=quantization_options,
+                codec=codec,
+                residual=residual,
                 weight=weight,
                 scale=scale,
                 algorithm=algorithm,
@@ -235,6 +247,8 @@ class Communicator(Collectives):
         tag: int = 0,
         operand_descriptor: ReduceOperandDescriptor | None = None,
         quantization_options: QuantizationOptions | None = None,
+        codec: Codec | str | None = None,
+        residual: Any = None,
         weight: int | None = None,
         scale: float | None = None,
         algorithm: Algorithm | str | None = None,
@@ -242,14 +256,12 @@ class Communicator(Collectives):
     ) -> AsyncReduceHandle:
         """Start an all-reduce; operations in flight are told apart by their tags."""
         datatype = operand_descriptor.datatype if operand_descriptor is not None else None
-        hint = operand_descriptor.distribution_hint if operand_descriptor is not None else DistributionHint.NONE
         send, recv, plain = plain_tensors(send, recv, reduce_op(op), "all_reduce")
         source, out = pair(send, recv, "all_reduce", None, datatype)
-        if quantization_options is not None:
-            return self._start_quantized(source, out, plain, tag, hint, quantization_options, op_timeout)
         request = self._request(
             Collective.ALL_REDUCE, source, out, source.count_elems, op=plain, tag=tag, weight=weight, scale=scale,
-            algorithm=algorithm, op_timeout=op_timeout,
+            algorithm=algorithm, codec=native_codec(codec, quantization_options, "all_reduce"),
+            residual=_residual_of(residual, source), op_timeout=op_timeout,
         )  # fmt: skip
         handle = AsyncReduceHandle(request, Collective.ALL_REDUCE, None)
         self._launched(handle, True)
@@ -334,42 +346,15 @@ class Communicator(Collectives):
 
     # ----------------------------------------------------------------------------------------------------- internals --
 
-    def _start_quantized(
-        self,
-        source: Operand,
-        out: Operand,
-        op: ReduceOp,
-        tag: int,
-        hint: DistributionHint,
-        quantization: QuantizationOptions,
-        op_timeout: float | None,
-    ) -> AsyncReduceHandle:
-        if not 0 <= tag < 2**64:
-            raise invalid_argument("all_reduce", f"tag must be a number from 0 to 2**64 - 1, not {tag!r}")
-        request = self._core.start_all_reduce(
-            source.buffer,
-            out.buffer,
-            source.count_elems,
-            int(source.datatype),
-            int(op),
-            tag,
-            int(hint),
-            int(quantization.quantized_datatype),
-            int(quantization.algorithm),
-            milliseconds(op_timeout, "op_timeout"),
-        )
-        return AsyncReduceHandle(request, Collective.ALL_REDUCE, None)
-
     def _start_descriptor(self, item: ReduceOpDescriptor) -> AsyncReduceHandle:
         descriptor = item.descriptor
         operand = descriptor.operand_descriptor
         source, out = pair(item.send, item.recv, "all_reduce_multiple_with_retry", descriptor.count, operand.datatype)
         op = reduce_op(descriptor.op)
-        quantization = descriptor.quantization_options
-        if quantization is not None and quantization.algorithm != QuantizationAlgorithm.NONE:
-            hint = operand.distribution_hint
-            return self._start_quantized(source, out, op, descriptor.tag, hint, quantization, None)
-        request = self._request(Collective.ALL_REDUCE, source, out, source.count_elems, op=op, tag=descriptor.tag)
+        codec = native_codec(None, descriptor.quantization_options, "all_reduce_multiple_with_retry")
+        request = self._request(
+            Collective.ALL_REDUCE, source, out, source.count_elems, op=op, tag=descriptor.tag, codec=codec
+        )
         return AsyncReduceHandle(request, Collective.ALL_REDUCE, None)
 
 
@@ -377,3 +362,16 @@ def _gave_up(error: PCCLError, attempts: int, seconds: float) -> PCCLError:
     tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
     record = replace(error.record, message=f"{error.record.message} ({tries} in {seconds:.1f} s)")
     return type(error)(error.result, error.func_name, record)
+
+
+def _residual_of(residual: Any, source: Operand) -> Buffer | None:
+    if residual is None:
+        return None
+    memory = operand(residual, "residual", "all_reduce", writable=True)
+    datatype = DataType.DOUBLE if source.datatype == DataType.DOUBLE else DataType.FLOAT
+    if memory.datatype != datatype or memory.count_elems != source.count_elems:
+        raise unusable_buffer(
+            "all_reduce",
+            f"residual is {memory.count_elems} x {memory.datatype.name}, not {source.count_elems} x {datatype.name}",
+        )
+    return memory.buffer

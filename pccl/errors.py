@@ -10,6 +10,7 @@ PCCLError
 │   └── ForkedError              the handle belongs to the parent process
 ├── TooFewPeersError             (RuntimeError)
 ├── StepAbortedError             (RuntimeError)
+├── NotEncodableError            (ValueError)
 ├── MasterConnectionFailedError  (ConnectionError)
 ├── RankConnectionFailedError    (ConnectionError)
 ├── RankConnectionLostError      (ConnectionError)
@@ -48,6 +49,7 @@ __all__ = [
     "MismatchError",
     "NoMemoryError",
     "NoSharedStateAvailableError",
+    "NotEncodableError",
     "NotInitializedError",
     "OperationCancelledError",
     "OperationTimeoutError",
@@ -173,6 +175,10 @@ class StepAbortedError(PCCLError, RuntimeError):
     pass
 
 
+class NotEncodableError(PCCLError, ValueError):
+    pass
+
+
 class MasterConnectionFailedError(_SystemPCCLError, ConnectionError):
     pass
 
@@ -263,6 +269,7 @@ _CLASS_OF: dict[int, type[PCCLError]] = {
     Result.SYSTEM_ERROR: SystemCallError,
     Result.FORKED: ForkedError,
     Result.STEP_ABORTED: StepAbortedError,
+    Result.NOT_ENCODABLE: NotEncodableError,
 }
 
 

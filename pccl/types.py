@@ -39,6 +39,7 @@ class Result(IntEnum):
     SYSTEM_ERROR = 74
     FORKED = 75
     STEP_ABORTED = 76
+    NOT_ENCODABLE = 77
 
 
 class ReduceOp(IntEnum):
@@ -108,6 +109,13 @@ class QuantizationAlgorithm(IntEnum):
     NONE = 0
     MIN_MAX = 1
     ZERO_POINT_SCALE = 2
+    BF16 = 16
+    FP16 = 17
+    INT8 = 18
+    INT4 = 19
+    FP8_E4M3 = 20
+    E3M0 = 21
+    TOP_K = 22
 
 
 class DataType(IntEnum):

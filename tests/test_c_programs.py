@@ -143,7 +143,7 @@ int main() {
     pcclErrorRecord_t record{};
     if (pcclGetLastError(&record) != pcclSuccess || record.code != pcclTooFewPeers) return 8;
     if (std::strcmp(pcclGetResultName(record.code), "TOO_FEW_PEERS") != 0 || record.message[0] == 0) return 9;
-    descriptor.quantization_options.algorithm = pcclQuantMinMax;
+    descriptor.quantization_options.algorithm = static_cast<pcclQuantizationAlgorithm_t>(5);
     if (pcclAllReduce(&x, &x, &descriptor, comm, nullptr) != pcclInvalidArgument) return 10;
     if (pcclAllReduce(nullptr, &x, &descriptor, comm, nullptr) != pcclInvalidArgument) return 11;
     if (pcclDestroyCommunicator(comm) != pcclSuccess) return 12;

@@ -14,8 +14,11 @@ from c_level import load
 lib = load(
     """
     struct pc_op_shape {
-        uint64_t count, layout; uint32_t root; uint8_t collective, dtype, redop, consistency, algorithm, codec;
+        uint64_t count, layout; uint32_t root; uint8_t collective, dtype, redop, consistency, algorithm;
+        uint8_t codec, codec_bits; uint32_t codec_block;
     };
+    struct pc_codec { uint8_t kind, bits; bool stochastic, finite_only; uint32_t block; };
+    size_t pc_codec_bytes_max(const struct pc_codec *codec, int dtype, size_t count);
     struct pc_chunk {
         uint32_t number, segments, segment_elems; uint64_t elems, own_elem, out_elem; bool kept;
         uint32_t inputs_at, input_count, copies_at, copy_count, down_at, down_count, up, from;
@@ -23,6 +26,7 @@ lib = load(
     struct pc_chunk_plan {
         uint32_t n, rank, chunk_count, rank_count; struct pc_chunk *chunks; uint32_t *ranks;
         uint32_t elem_bytes, acc_bytes;
+        struct pc_codec codec;
     };
     struct pc_plan_request {
         const struct pc_op_shape *shape; uint32_t n, rank; const uint32_t *ring; uint64_t count;
@@ -52,6 +56,7 @@ class Plan:
         shape = ffi.new("struct pc_op_shape *")
         shape.collective, shape.algorithm, shape.dtype = collective, algorithm, FLOAT
         shape.count, shape.root = count, more.get("root", 0)
+        shape.codec, shape.codec_block = more.get("codec", (0, 0))
         request = ffi.new("struct pc_plan_request *")
         ring = ffi.new("uint32_t[]", list(more.get("ring", range(n))))
         request.shape, request.n, request.rank, request.ring, request.count = shape, n, rank, ring, count
@@ -322,3 +327,31 @@ def test_every_count_is_covered_once(algorithm: int) -> None:
                 assert chunk["own"] == chunk["out"] == at
                 at += chunk["elems"]
             assert at == count
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=ALGORITHMS.get)
+@pytest.mark.parametrize(("codec", "block"), [(18, 256), (19, 32), (22, 4096)])
+def test_borders_lie_between_blocks_of_a_codec(codec: int, block: int, algorithm: int) -> None:
+    for n in (1, 2, 3, 5, 8):
+        for count in (0, 1, block, block * n - 1, 300_007):
+            plans = [Plan(ALL_REDUCE, algorithm, n, rank, count, codec=(codec, block)) for rank in range(n)]
+            assert all(covers(result, count) for result in execute(plans))
+            for chunk in plans[0].chunks:
+                assert chunk["own"] % block == 0 or chunk["elems"] == 0
+                assert chunk["segment_elems"] % block == 0
+                # As it is, with its headers, a segment fits into its staging memory.
+                made = ffi.new("struct pc_codec *", {"kind": codec, "block": block})
+                assert lib.pc_codec_bytes_max(made, FLOAT, chunk["segment_elems"]) <= 256 << 10
+
+
+def test_codecs_go_by_few_hops() -> None:
+    for count in (1, 1000, 10_000_000):
+        for n in (2, 4, 16):
+            for rtt_us in (0, 50_000):
+                shape = ffi.new(
+                    "struct pc_op_shape *", {"count": count, "dtype": FLOAT, "codec": 18, "codec_block": 256}
+                )
+                assert ALGORITHMS[lib.pc_algorithm_choose(shape, n, rtt_us)] == "direct"
+                shape.codec, shape.codec_block = 22, 4096
+                assert ALGORITHMS[lib.pc_algorithm_choose(shape, n, rtt_us)] == "exchange"
+                assert not lib.pc_algorithm_fits(shape, 1)

@@ -139,30 +139,11 @@ cdef class Comm(Keeper):
             code = pcclStartOptimizeTopology(self.ptr, &ptr)
         return self.started(request, ptr, code)
 
-    def start_all_reduce(self, Buffer send not None, Buffer recv not None, size_t count, int datatype, int op,
-                         uint64_t tag, int hint, int quantized_datatype, int algorithm, uint32_t timeout_ms):
-        cdef Request request = self.prepare("all_reduce")
-        cdef pcclReduceDescriptor_t descriptor
-        memset(&descriptor, 0, sizeof(descriptor))
-        descriptor.count = count
-        descriptor.op = <pcclRedOp_t>op
-        descriptor.tag = tag
-        descriptor.src_descriptor.datatype = <pcclDataType_t>datatype
-        descriptor.src_descriptor.distribution_hint = <pcclDistributionHint_t>hint
-        descriptor.quantization_options.quantized_datatype = <pcclDataType_t>quantized_datatype
-        descriptor.quantization_options.algorithm = <pcclQuantizationAlgorithm_t>algorithm
-        request.buffers = (send, recv)
-        cdef pcclRequest_t *ptr = NULL
-        cdef pcclResult_t code
-        self.users += 1
-        with nogil:
-            code = pcclStartAllReduce(self.ptr, send.data, recv.data, &descriptor, timeout_ms, &ptr)
-        return self.started(request, ptr, code)
-
     def start_collective(self, int collective, Buffer send, Buffer recv, size_t count, int datatype, int op,
                          uint32_t root, uint64_t tag, counts, recv_counts, weight, double scale, int algorithm,
-                         uint32_t timeout_ms):
-        """``counts`` and ``recv_counts``: array('Q') or None. ``weight``: None for none."""
+                         codec, Buffer residual, uint32_t timeout_ms):
+        """``counts`` and ``recv_counts``: array('Q') or None. ``weight``: None for none. ``codec``: None, or algorithm,
+        data type, block, stochastic, finite_only and residual decay."""
         cdef Request request = self.prepare(collective_names[collective])
         cdef pcclCollectiveArgs_t args
         cdef uint64_t[::1] counts_view
@@ -188,8 +169,17 @@ cdef class Comm(Keeper):
             args.weight = weight
         args.scale = scale
         args.algorithm = <pcclAlgorithm_t>algorithm
+        if codec is not None:
+            args.codec.algorithm = <pcclQuantizationAlgorithm_t><int>codec[0]
+            args.codec.quantized_datatype = <pcclDataType_t><int>codec[1]
+            args.codec.block = codec[2]
+            args.codec.stochastic = codec[3]
+            args.codec.finite_only = codec[4]
+            args.codec.residual_decay = codec[5]
+        if residual is not None:
+            args.codec.residual = residual.data
         args.timeout_ms = timeout_ms
-        request.buffers = (send, recv, counts, recv_counts)
+        request.buffers = (send, recv, counts, recv_counts, residual)
         cdef pcclRequest_t *ptr = NULL
         cdef pcclResult_t code
         self.users += 1

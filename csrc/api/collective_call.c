@@ -151,6 +151,62 @@ static pcclResult_t check_weight(const char *phase, const pcclCollectiveArgs_t *
     return pcclSuccess;
 }
 
+/* Codecs -------------------------------------------------------------------------------------------------------- */
+
+static uint8_t code_bits(const pcclCodecOptions_t *options) {
+    const bool typed = options->algorithm == pcclQuantMinMax || options->algorithm == pcclQuantZeroPointScale;
+    return typed ? (uint8_t)(pc_dtype_bytes(options->quantized_datatype) * 8) : 0;
+}
+
+static struct pc_codec codec_of(const pcclCodecOptions_t *options) {
+    return pc_codec_make((uint8_t)options->algorithm, code_bits(options), options->block);
+}
+
+static pcclResult_t check_feedback(const char *phase, const pcclCollectiveArgs_t *args) {
+    if (args->codec.residual == NULL) return pcclSuccess;
+    if (args->collective != PCCL_COLLECTIVE_ALL_REDUCE || (args->op != pcclSum && args->op != pcclAvg)) {
+        return pc_fail(phase, pcclInvalidArgument, "error feedback is for sums and averages of all_reduce");
+    }
+    if (args->algorithm == PCCL_ALGORITHM_RING || args->algorithm == PCCL_ALGORITHM_TREE) {
+        return pc_fail(phase, pcclInvalidArgument, "error feedback needs contributions that travel alone: direct or exchange");
+    }
+    const double decay = args->codec.residual_decay;
+    if (decay >= 0 && decay <= 1) return pcclSuccess;
+    return pc_fail(phase, pcclInvalidArgument, "a residual decay of %g is not from 0 to 1", decay);
+}
+
+static pcclResult_t check_codec(const char *phase, const pcclCollectiveArgs_t *args) {
+    const pcclCodecOptions_t *options = &args->codec;
+    if (options->algorithm == pcclQuantNone) {
+        if (options->residual == NULL) return pcclSuccess;
+        return pc_fail(phase, pcclInvalidArgument, "error feedback without a codec: nothing is left out");
+    }
+    if ((uint32_t)options->algorithm > UINT8_MAX || !pc_dtype_valid((uint32_t)options->quantized_datatype)) {
+        return pc_fail(phase, pcclInvalidArgument, "%d is no quantization algorithm", (int)options->algorithm);
+    }
+    const char *name = pc_codec_name((uint8_t)options->algorithm);
+    const struct pc_codec codec = codec_of(options);
+    if (codec.bits != 0 && !pc_dtype_is_integer(options->quantized_datatype)) {
+        return pc_fail(phase, pcclInvalidArgument, "%s quantizes to integers, not to %s", name,
+                       pc_dtype_name(options->quantized_datatype));
+    }
+    if (!pc_codec_valid(&codec)) {
+        return pc_fail(phase, pcclInvalidArgument, "there is no quantization algorithm %d with blocks of %u elements",
+                       (int)options->algorithm, codec.block);
+    }
+    if (!pc_collective_reduces((uint32_t)args->collective) || args->collective == PCCL_COLLECTIVE_BARRIER) {
+        return pc_fail(phase, pcclInvalidArgument, "codecs are for all_reduce, reduce and reduce_scatter");
+    }
+    if (pc_dtype_is_integer(args->datatype)) {
+        return pc_fail(phase, pcclInvalidArgument, "codec %s is for floating-point types, not for %s", name,
+                       pc_dtype_name(args->datatype));
+    }
+    if (options->algorithm == pcclQuantTopK && args->collective != PCCL_COLLECTIVE_ALL_REDUCE) {
+        return pc_fail(phase, pcclInvalidArgument, "codec %s is for all_reduce", name);
+    }
+    return check_feedback(phase, args);
+}
+
 static pcclResult_t check_args(const char *phase, const pcclCollectiveArgs_t *args) {
     if ((uint32_t)args->collective > PCCL_COLLECTIVE_BARRIER) {
         return pc_fail(phase, pcclInvalidArgument, "%d is no collective", (int)args->collective);
@@ -168,6 +224,7 @@ static pcclResult_t check_args(const char *phase, const pcclCollectiveArgs_t *ar
     if ((uint32_t)args->algorithm > PCCL_ALGORITHM_EXCHANGE) {
         return pc_fail(phase, pcclInvalidArgument, "%d is no algorithm", (int)args->algorithm);
     }
+    PC_TRY(check_codec(phase, args));
     return check_weight(phase, args);
 }
 
@@ -197,6 +254,16 @@ static bool has_blocks(pcclCollective_t collective) {
     return collective >= PCCL_COLLECTIVE_ALL_GATHER && collective <= PCCL_COLLECTIVE_ALL_TO_ALL;
 }
 
+static void describe_codec(struct pc_call *call, const pcclCodecOptions_t *options) {
+    const struct pc_codec codec = codec_of(options);
+    call->shape.codec = codec.kind;
+    call->shape.codec_bits = codec.bits;
+    call->shape.codec_block = codec.block;
+    call->stochastic = options->stochastic;
+    call->finite_only = options->finite_only;
+    call->feedback = (struct pc_feedback){options->residual, options->residual_decay != 0 ? options->residual_decay : 1.0};
+}
+
 static void describe(struct pc_call *call, const pcclCollectiveArgs_t *args, struct place at, bool in_place) {
     const bool sends = args->collective == PCCL_COLLECTIVE_SEND;
     call->send = args->sendbuf == NULL ? args->recvbuf : args->sendbuf;
@@ -224,6 +291,7 @@ static void describe(struct pc_call *call, const pcclCollectiveArgs_t *args, str
         call->shape.count = sum_to(args, args->counts, at.n, &overflow) / at.n;
     }
     if (pc_collective_has_root(call->shape.collective)) call->shape.root = args->root;
+    if (args->codec.algorithm != pcclQuantNone) describe_codec(call, &args->codec);
     /* A broadcast has one buffer: where it is received, what was there is an input that a failure must bring back. */
     const bool received_over = args->collective == PCCL_COLLECTIVE_BROADCAST && at.rank != args->root;
     call->undo = received_over || (in_place && pc_collective_reduces(call->shape.collective));
@@ -293,7 +361,9 @@ pcclResult_t pc_collective_start_call(pcclComm_t *comm, const struct pc_collecti
     struct pcclRequest_t *request = pc_request_create(comm, PC_CALL_COLLECTIVE);
     if (request == NULL) return pc_fail(phase, pcclNoMemory, "no memory for a call");
     describe(&request->call, args, at, in_place);
-    if (args->algorithm == PCCL_ALGORITHM_AUTO) request->call.shape.algorithm = (uint8_t)comm->settings.algorithm;
+    /* What the environment asks for does not change what a call means. */
+    const bool free_choice = args->algorithm == PCCL_ALGORITHM_AUTO && args->codec.residual == NULL;
+    if (free_choice) request->call.shape.algorithm = (uint8_t)comm->settings.algorithm;
     if (args->collective != PCCL_COLLECTIVE_ALL_REDUCE && args->collective != PCCL_COLLECTIVE_BARRIER) {
         request->call.group_epoch = epoch;
     }

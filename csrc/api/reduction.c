@@ -12,19 +12,10 @@
 
 /* Arguments ----------------------------------------------------------------------------------------------------- */
 
-static pcclResult_t check_quantization(const char *phase, const pcclReduceDescriptor_t *descriptor) {
+static pcclResult_t check_hint(const char *phase, const pcclReduceDescriptor_t *descriptor) {
     const uint32_t hint = (uint32_t)descriptor->src_descriptor.distribution_hint;
-    const uint32_t quant = (uint32_t)descriptor->quantization_options.algorithm;
-    if (hint > pcclDistributionUniform) {
-        return pc_fail(phase, pcclInvalidArgument, "%u is no distribution hint", (unsigned)hint);
-    }
-    if (quant == pcclQuantNone) return pcclSuccess;
-    if (quant > pcclQuantZeroPointScale) {
-        return pc_fail(phase, pcclInvalidArgument, "%u is no quantization algorithm", (unsigned)quant);
-    }
-    (void)pc_fail(phase, pcclInvalidArgument, "quantization is not supported yet");
-    pc_fail_hint("pass pcclQuantNone");
-    return pcclInvalidArgument;
+    if (hint <= pcclDistributionUniform) return pcclSuccess;
+    return pc_fail(phase, pcclInvalidArgument, "%u is no distribution hint", (unsigned)hint);
 }
 
 struct reduce_args {
@@ -39,7 +30,7 @@ struct reduce_args {
 static pcclResult_t start_reduce(pcclComm_t *comm, const struct reduce_args *args, struct pcclRequest_t **request_out) {
     PC_TRY(pc_comm_check(comm, args->phase));
     PC_REQUIRE(args->phase, args->descriptor);
-    PC_TRY(check_quantization(args->phase, args->descriptor));
+    PC_TRY(check_hint(args->phase, args->descriptor));
     PC_TRY(pc_comm_check_connected(comm, args->phase));
     const struct pc_collective_start start = {
         .args = {.collective = PCCL_COLLECTIVE_ALL_REDUCE,
@@ -49,6 +40,8 @@ static pcclResult_t start_reduce(pcclComm_t *comm, const struct reduce_args *arg
                  .datatype = args->descriptor->src_descriptor.datatype,
                  .op = args->descriptor->op,
                  .tag = args->descriptor->tag,
+                 .codec = {.algorithm = args->descriptor->quantization_options.algorithm,
+                           .quantized_datatype = args->descriptor->quantization_options.quantized_datatype},
                  .timeout_ms = args->timeout_ms},
         .phase = args->phase,
         .asynchronous = args->asynchronous,
@@ -236,7 +229,7 @@ static pcclResult_t run_batch(struct batch *batch) {
 static pcclResult_t check_batch(const struct batch *batch, const char *phase) {
     for (size_t i = 0; i < batch->count; i++) {
         const pcclReduceOpDescriptor_t *at = &batch->descriptors[i];
-        PC_TRY(check_quantization(phase, &at->descriptor));
+        PC_TRY(check_hint(phase, &at->descriptor));
         for (size_t k = 0; k < i; k++) {
             if (batch->descriptors[k].descriptor.tag != at->descriptor.tag) continue;
             return pc_fail(phase, pcclInvalidArgument, "descriptors %zu and %zu have the same tag", k, i);

@@ -54,9 +54,15 @@ static uint64_t block_first(const uint64_t *counts, uint64_t count, uint32_t ran
     return first;
 }
 
-/* Part index of parts of count elements starts at floor(count * index / parts), computed without overflow. */
-static uint64_t part_first(uint64_t count, uint32_t parts, uint32_t index) {
-    return count / parts * index + count % parts * index / parts;
+/* Elements that a codec takes as one: borders lie between them. */
+static uint32_t grain(const struct builder *b) {
+    return b->plan->codec.kind == pcclQuantNone ? 1 : b->plan->codec.block;
+}
+
+/* Part index of parts of the payload starts at floor(grains * index / parts), computed without overflow. */
+static uint64_t part_first(const struct builder *b, uint32_t parts, uint32_t index) {
+    const uint64_t count = b->request->shape->count, grains = (count + grain(b) - 1) / grain(b);
+    return pc_min_u64((grains / parts * index + grains % parts * index / parts) * grain(b), count);
 }
 
 /*
@@ -66,10 +72,17 @@ static uint64_t part_first(uint64_t count, uint32_t parts, uint32_t index) {
 static void cut(const struct builder *b, struct pc_chunk *chunk, uint32_t pieces) {
     /* Far away, a segment on a connection that has lost a packet should be a small part of the whole. */
     if (b->request->rtt_us >= PC_FAR_US) pieces *= 4;
-    uint64_t bytes = chunk->elems / pieces * b->plan->acc_bytes;
-    if (bytes < PC_SEGMENT_MIN_BYTES) bytes = PC_SEGMENT_MIN_BYTES;
-    if (bytes > PC_SEGMENT_MAX_BYTES) bytes = PC_SEGMENT_MAX_BYTES;
-    chunk->segment_elems = (uint32_t)(bytes / b->plan->acc_bytes / 64 * 64);
+    const struct pc_codec *codec = &b->plan->codec;
+    uint64_t least = PC_SEGMENT_MIN_BYTES / b->plan->acc_bytes, most = PC_SEGMENT_MAX_BYTES / b->plan->acc_bytes, step = 64;
+    if (codec->kind != pcclQuantNone) {
+        /* A segment that cannot be encoded travels as it is, with its headers, and must fit too. */
+        const pcclDataType_t dtype = b->plan->acc_bytes == 8 ? pcclDouble : pcclFloat;
+        step = codec->block;
+        least = PC_SEGMENT_MIN_BYTES * step / pc_codec_bytes(codec, dtype, step);
+        most = PC_SEGMENT_MAX_BYTES / pc_codec_bytes_max(codec, dtype, step) * step;
+    }
+    const uint64_t elems = pc_min_u64(pc_max_u64(chunk->elems / pieces, least), most) / step * step;
+    chunk->segment_elems = (uint32_t)pc_max_u64(elems, step);
     chunk->segments = (uint32_t)((chunk->elems + chunk->segment_elems - 1) / chunk->segment_elems);
 }
 
@@ -175,8 +188,8 @@ static void all_reduce(struct builder *b) {
     const bool tree = shape->algorithm == PC_ALGORITHM_TREE;
     const uint32_t parts = tree ? 2 : n;
     for (uint32_t part = 0; part < parts; part++) {
-        const uint64_t first = part_first(shape->count, parts, part);
-        struct pc_chunk *chunk = add_chunk(b, part, part_first(shape->count, parts, part + 1) - first, PIECES_RING);
+        const uint64_t first = part_first(b, parts, part);
+        struct pc_chunk *chunk = add_chunk(b, part, part_first(b, parts, part + 1) - first, PIECES_RING);
         chunk->own_elem = chunk->out_elem = first;
         chunk->kept = true;
         if (tree) {
@@ -294,6 +307,17 @@ static void all_to_all(struct builder *b) {
 
 /* Entry points -------------------------------------------------------------------------------------------------- */
 
+static struct pc_codec codec_of(const struct pc_op_shape *shape) {
+    return (struct pc_codec){.kind = shape->codec, .bits = shape->codec_bits, .block = shape->codec_block};
+}
+
+static bool sensible_codec(const struct pc_op_shape *shape) {
+    const struct pc_codec codec = codec_of(shape);
+    if (codec.kind == pcclQuantNone) return codec.bits == 0 && codec.block == 0;
+    return pc_codec_valid(&codec) && pc_collective_reduces(shape->collective) &&
+           !pc_dtype_is_integer((pcclDataType_t)shape->dtype);
+}
+
 static bool sensible(const struct pc_plan_request *request) {
     const struct pc_op_shape *shape = request->shape;
     const bool one_way = shape->collective == PC_SEND_RECV;
@@ -303,6 +327,7 @@ static bool sensible(const struct pc_plan_request *request) {
     if (shape->collective >= PC_COLLECTIVE_COUNT || shape->algorithm >= PC_ALGORITHM_COUNT) return false;
     if (!pc_dtype_valid(shape->dtype) || !pc_redop_valid(shape->redop)) return false;
     if (!pc_redop_fits((pcclRedOp_t)shape->redop, (pcclDataType_t)shape->dtype)) return false;
+    if (!sensible_codec(shape)) return false;
     /* Whatever sizes and places are computed from it fits into 64 bits. */
     if (pc_max_u64(shape->count, request->count) > UINT64_MAX / 16 / request->n) return false;
     uint64_t total = 0;
@@ -338,6 +363,7 @@ pc_status pc_chunk_plan_init(struct pc_chunk_plan *plan, const struct pc_plan_re
     plan->ranks = (uint32_t *)(void *)(plan->chunks + 2 * (size_t)request->n);
     plan->elem_bytes = (uint32_t)pc_dtype_bytes(dtype);
     plan->acc_bytes = (uint32_t)pc_dtype_bytes(pc_dtype_accumulator(dtype));
+    plan->codec = codec_of(request->shape);
     struct builder builder = {plan, request, 0}, *b = &builder;
     b->position = ring_position(request, request->rank);
     switch ((enum pc_collective_kind)request->shape->collective) {
@@ -381,7 +407,8 @@ bool pc_algorithm_fits(const struct pc_op_shape *shape, uint8_t algorithm) {
     const uint64_t bytes = shape->count * pc_dtype_bytes((pcclDataType_t)shape->dtype);
     switch ((enum pc_collective_kind)shape->collective) {
     case PC_ALL_REDUCE:
-        /* An exchange stages everything at once. */
+        /* An exchange stages everything at once. Sparse payloads are added up by everybody: sums are less sparse. */
+        if (shape->codec == pcclQuantTopK) return algorithm == PC_ALGORITHM_EXCHANGE;
         return algorithm != PC_ALGORITHM_AUTO && (algorithm != PC_ALGORITHM_EXCHANGE || bytes <= 1 << 20);
     case PC_BROADCAST:
     case PC_REDUCE: return algorithm != PC_ALGORITHM_AUTO && algorithm != PC_ALGORITHM_EXCHANGE;
@@ -423,5 +450,8 @@ static uint8_t choose_far(const struct pc_op_shape *shape, uint32_t n, uint64_t 
 
 uint8_t pc_algorithm_choose(const struct pc_op_shape *shape, uint32_t n, uint32_t rtt_us) {
     const uint64_t bytes = shape->count * pc_dtype_bytes((pcclDataType_t)shape->dtype);
+    if (shape->codec == pcclQuantTopK) return PC_ALGORITHM_EXCHANGE;
+    /* Each hop of a ring or tree would encode anew, and add to the error. */
+    if (shape->codec != pcclQuantNone) return PC_ALGORITHM_DIRECT;
     return rtt_us < PC_FAR_US ? choose_near(shape, n, bytes) : choose_far(shape, n, bytes);
 }

@@ -11,6 +11,7 @@
 #ifndef PC_CHUNK_PLAN_H
 #define PC_CHUNK_PLAN_H
 
+#include "math/codec.h"
 #include "wire/message.h"
 
 enum {
@@ -43,6 +44,7 @@ struct pc_chunk_plan {
     struct pc_chunk *chunks;
     uint32_t *ranks;
     uint32_t elem_bytes, acc_bytes; /* of a contribution or final value, of a partial result */
+    struct pc_codec codec; /* that segments travel in; kind pcclQuantNone: as they are */
 };
 
 struct pc_plan_request {

@@ -5,6 +5,7 @@
 #define PC_CALL_H
 
 #include "base/list.h"
+#include "math/codec.h"
 #include "math/digest.h"
 #include "wire/message.h"
 
@@ -35,6 +36,8 @@ struct pc_call {
     bool undo; /* results overwrite inputs, which an abort must bring back */
     uint64_t tag, weight;
     double scale; /* of the own contribution */
+    struct pc_feedback feedback;
+    bool stochastic, finite_only; /* see pc_codec; each peer's own affair */
     uint64_t group_epoch; /* not 0: that in which the caller sized its buffers and counted ranks */
     struct pc_op_shape shape; /* algorithm PC_ALGORITHM_AUTO: chosen when the operation starts */
     uint64_t count; /* see pc_plan_request */

@@ -9,26 +9,19 @@
 #include "math/copy.h"
 #include "math/reduce.h"
 #include "proto/mutant.h"
+#include "proto/value.h"
 
 #include <assert.h>
 #include <string.h>
 
-/* Something to be combined: the sum of contributions whose weights add up to weight. 0: nothing. */
-struct value {
-    const uint8_t *data;
-    struct pc_segment *segment; /* that holds data; NULL: the caller's memory */
-    bool wide; /* in the accumulator's type, not in the operands' */
-    uint64_t weight;
-};
-
 /* A segment of a chunk that is being combined; inputs that came before their turn wait. */
 struct pc_merge {
     uint32_t next; /* input whose turn it is */
-    struct value acc;
+    struct pc_value acc;
 };
 
 struct input {
-    struct value value;
+    struct pc_value value;
     bool here;
 };
 
@@ -44,11 +37,6 @@ static bool test_bit(const uint8_t *bits, uint64_t index) {
 
 static void set_bit(uint8_t *bits, uint64_t index) {
     bits[index / 8] = (uint8_t)(bits[index / 8] | 1u << (index % 8));
-}
-
-/* Whether partial results are of another type than operands. */
-static bool widened(const struct pc_collective *c) {
-    return c->plan.acc_bytes != c->plan.elem_bytes;
 }
 
 static struct pc_chunk_state *state_of(const struct pc_collective *c, const struct pc_chunk *chunk) {
@@ -73,7 +61,8 @@ static uint8_t *shadow_place(const struct pc_collective *c, const struct pc_chun
 
 /* Whether combinations of chunk can wait outside the pool. */
 static bool can_move(const struct pc_collective *c, const struct pc_chunk *chunk) {
-    return chunk->kept && chunk->from != PC_RANK_NONE && !widened(c) && pc_chunk_remote_inputs(&c->plan, chunk) == 1;
+    return chunk->kept && chunk->from != PC_RANK_NONE && !pc_collective_widens(c) && !pc_collective_codes(c) &&
+           pc_chunk_remote_inputs(&c->plan, chunk) == 1;
 }
 
 /* Life ---------------------------------------------------------------------------------------------------------- */
@@ -160,6 +149,8 @@ pc_status pc_collective_init(struct pc_collective *c, const struct pc_collective
         .undo = config->undo,
         .weight = config->weight,
         .scale = config->scale,
+        .feedback = config->feedback,
+        .seed = config->seed,
         .send = config->send,
         .recv = config->recv,
         .pool = config->pool,
@@ -169,12 +160,18 @@ pc_status pc_collective_init(struct pc_collective *c, const struct pc_collective
     c->memory = pc_pool_take_buffer(c->pool, plan_bytes + 4096, &c->memory_capacity);
     if (c->memory == NULL) return pcclNoMemory;
     PC_TRY(pc_chunk_plan_init(&c->plan, &config->request, c->memory));
+    c->plan.codec.stochastic = config->stochastic;
+    c->plan.codec.finite_only = config->finite_only;
     PC_TRY(make_tables(c, c->memory, plan_bytes));
     count_traffic(c);
     const uint64_t undo_elems = c->undo ? out_elems(c) : 0;
     if (undo_elems > 0) {
         c->shadow = pc_pool_take_buffer(c->pool, (size_t)(undo_elems * c->plan.elem_bytes), &c->shadow_capacity);
         if (c->shadow == NULL) return pcclNoMemory;
+    }
+    if (c->feedback.residual != NULL && c->weight > 0 && shape->count > 0) {
+        c->residual = pc_pool_take_buffer(c->pool, (size_t)(shape->count * c->plan.acc_bytes), &c->residual_capacity);
+        if (c->residual == NULL) return pcclNoMemory;
     }
     return pcclSuccess;
 }
@@ -187,26 +184,11 @@ void pc_collective_fini(struct pc_collective *c) {
     }
     pc_pool_give_buffer(c->pool, c->memory, c->memory_capacity);
     pc_pool_give_buffer(c->pool, c->shadow, c->shadow_capacity);
+    pc_pool_give_buffer(c->pool, c->residual, c->residual_capacity);
     memset(c, 0, sizeof *c);
 }
 
 /* Staging ------------------------------------------------------------------------------------------------------- */
-
-static struct pc_segment *take(struct pc_collective *c, uint32_t origin, uint32_t elems) {
-    struct pc_segment *segment = pc_pool_take_segment(c->pool);
-    if (segment == NULL) return NULL;
-    segment->origin = origin;
-    segment->elems = elems;
-    pc_list_append(&c->segments, &segment->node);
-    return segment;
-}
-
-static void give(struct pc_collective *c, struct pc_segment *segment) {
-    if (segment == NULL) return;
-    if (segment->origin != c->plan.rank) c->user.consumed(c->user.context, segment->origin, segment->elems);
-    pc_list_remove(&segment->node);
-    pc_pool_give_segment(c->pool, segment);
-}
 
 static struct pc_segment *segment_of(uint8_t *data) {
     return (struct pc_segment *)(void *)(data - offsetof(struct pc_segment, data));
@@ -221,9 +203,11 @@ static pc_status emit(struct pc_collective *c, const struct pc_chunk *chunk, str
     return c->user.emit(c->user.context, emission);
 }
 
+/* value, encoded if there is a codec, to one member. */
 static pc_status emit_partial(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment, uint32_t to,
-                              const struct value *value) {
+                              struct pc_value *value) {
     const struct pc_range range = pc_chunk_segment(chunk, segment);
+    if (pc_collective_codes(c)) PC_TRY(pc_value_encode(c, chunk, segment, value, 1));
     const uint32_t elem = value->wide ? c->plan.acc_bytes : c->plan.elem_bytes;
     struct pc_emission emission = {
         .to = to,
@@ -232,71 +216,38 @@ static pc_status emit_partial(struct pc_collective *c, const struct pc_chunk *ch
         .forwarded = chunk->up != PC_RANK_NONE && pc_chunk_remote_inputs(&c->plan, chunk) > 0,
         .weight = value->weight,
         .elems = range.elems,
-        .len_bytes = value->weight == 0 ? 0 : range.elems * elem,
-        .bulk = value->weight == 0 ? NULL : value->data,
         .staged = value->segment,
     };
+    if (value->weight > 0) {
+        emission.bulk = value->data;
+        emission.len_bytes = value->coded_bytes > 0 ? value->coded_bytes : range.elems * elem;
+    }
     return emit(c, chunk, &emission);
 }
 
+/* value, in the form in which it travels, to all that get the final value from here. It is used up. */
 static pc_status emit_final(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment,
-                            const uint8_t *bulk, uint64_t weight) {
+                            const struct pc_value *value) {
     const struct pc_range range = pc_chunk_segment(chunk, segment);
+    if (value->segment != NULL) value->segment->holders += chunk->down_count;
     for (uint32_t i = 0; i < chunk->down_count; i++) {
         struct pc_emission emission = {
             .to = c->plan.ranks[chunk->down_at + i],
             .segment = segment,
             .kind = PC_DATA_FINAL,
-            .weight = weight,
+            .weight = value->weight,
             .elems = range.elems,
-            .len_bytes = range.elems * c->plan.elem_bytes,
-            .bulk = bulk,
+            .len_bytes = value->coded_bytes > 0 ? value->coded_bytes : range.elems * c->plan.elem_bytes,
+            .bulk = value->data,
+            .staged = value->segment,
         };
         PC_TRY(emit(c, chunk, &emission));
     }
+    pc_value_give(c, value->segment);
     return pcclSuccess;
 }
 
 /* Combining ----------------------------------------------------------------------------------------------------- */
-
-/* The own contribution; a scaled one is staged. */
-static pc_status own_value(struct pc_collective *c, const struct pc_chunk *chunk, struct pc_range range,
-                           struct value *value) {
-    *value = (struct value){own_place(c, chunk, range), NULL, !widened(c), c->weight};
-    if (c->weight == 0 || c->scale == 1.0) return pcclSuccess;
-    struct pc_segment *segment = take(c, c->plan.rank, range.elems);
-    if (segment == NULL) return pcclNoMemory;
-    pc_reduce_widen(c->dtype, segment->data, value->data, range.elems);
-    pc_reduce_scale(pc_dtype_accumulator(c->dtype), segment->data, range.elems, c->scale);
-    *value = (struct value){segment->data, segment, true, c->weight};
-    return pcclSuccess;
-}
-
-/* Moves value to staging memory of its own, in the accumulator's type, unless it is there. */
-static pc_status make_accumulator(struct pc_collective *c, struct value *value, uint32_t elems) {
-    if (value->segment != NULL && value->wide) return pcclSuccess;
-    struct pc_segment *segment = take(c, c->plan.rank, elems);
-    if (segment == NULL) return pcclNoMemory;
-    pc_reduce_widen(c->dtype, segment->data, value->data, elems);
-    give(c, value->segment);
-    *value = (struct value){segment->data, segment, true, value->weight};
-    return pcclSuccess;
-}
-
-/* acc = acc op value; value is used up. */
-static pc_status absorb(struct pc_collective *c, struct value *acc, struct value value, uint32_t elems) {
-    if (value.weight == 0) return pcclSuccess;
-    if (acc->weight == 0) {
-        *acc = value;
-        return pcclSuccess;
-    }
-    PC_TRY(make_accumulator(c, acc, elems));
-    const pcclDataType_t dtype = value.wide ? pc_dtype_accumulator(c->dtype) : c->dtype;
-    pc_reduce_accumulate(dtype, c->redop, acc->segment->data, value.data, elems);
-    acc->weight += value.weight;
-    give(c, value.segment);
-    return pcclSuccess;
-}
 
 /* Keeps what is about to be overwritten. */
 static void save(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment, struct pc_range range) {
@@ -310,7 +261,7 @@ static void save(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t
  * The last addition to a chunk. Block by block, so that what the undo copy reads is still in the cache for the sum.
  */
 static void finish_blocks(struct pc_collective *c, const struct pc_chunk *chunk, struct pc_range range,
-                          const struct value *acc, const struct value *last) {
+                          const struct pc_value *acc, const struct pc_value *last) {
     enum { BLOCK_ELEMS = 2048 };
     const size_t elem = c->plan.elem_bytes, acc_bytes = c->plan.acc_bytes;
     const uint64_t total = acc->weight + last->weight;
@@ -328,37 +279,73 @@ static void finish_blocks(struct pc_collective *c, const struct pc_chunk *chunk,
 }
 
 /* The value of a segment is final here: acc op last. It goes to its place, and down from there. */
-static pc_status conclude(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment, struct value acc,
-                          struct value last) {
+static pc_status conclude(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment, struct pc_value acc,
+                          struct pc_value last) {
     const struct pc_range range = pc_chunk_segment(chunk, segment);
     if (acc.weight == 0 || last.weight == 0) {
         if (acc.weight == 0) acc = last;
-        last = (struct value){0};
+        last = (struct pc_value){0};
         if (acc.weight == 0) return pcclInvalidArgument;
     }
     /* The kernels finish with an operand that nobody has widened, or with none. */
-    if (widened(c) || last.weight == 0) PC_TRY(make_accumulator(c, &acc, range.elems));
-    if (widened(c) && last.weight > 0 && last.wide) {
-        PC_TRY(absorb(c, &acc, last, range.elems));
-        last = (struct value){0};
+    if (pc_collective_widens(c) || last.weight == 0) PC_TRY(pc_value_make_accumulator(c, &acc, range.elems));
+    if (pc_collective_widens(c) && last.weight > 0 && last.wide) {
+        PC_TRY(pc_value_absorb(c, &acc, last, range.elems));
+        last = (struct pc_value){0};
     }
+    const struct pc_value result = {.data = final_place(c, chunk, range), .weight = acc.weight + last.weight};
     finish_blocks(c, chunk, range, &acc, &last);
     if (c->undo) set_bit(c->saved, state_of(c, chunk)->saved_at + segment);
-    const uint64_t total = acc.weight + last.weight;
-    give(c, acc.segment);
-    give(c, last.segment);
-    return emit_final(c, chunk, segment, final_place(c, chunk, range), total);
+    pc_value_give(c, acc.segment);
+    pc_value_give(c, last.segment);
+    return emit_final(c, chunk, segment, &result);
+}
+
+/* An encoded final value comes to its place, as it does at all other members. */
+static pc_status take_final(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment,
+                            const struct pc_value *value) {
+    const struct pc_range range = pc_chunk_segment(chunk, segment);
+    if (range.elems > 0) {
+        save(c, chunk, segment, range);
+        PC_TRY(pc_value_decode(c, final_place(c, chunk, range), value, range.elems));
+    }
+    return emit_final(c, chunk, segment, value);
+}
+
+/* The same with a codec. What stays with this member alone is not encoded. */
+static pc_status conclude_coded(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment,
+                                struct pc_value acc, struct pc_value last) {
+    const struct pc_range range = pc_chunk_segment(chunk, segment);
+    PC_TRY(pc_value_absorb(c, &acc, last, range.elems));
+    if (acc.weight == 0) return pcclInvalidArgument;
+    PC_TRY(pc_value_make_accumulator(c, &acc, range.elems));
+    if (chunk->down_count == 0) return conclude(c, chunk, segment, acc, (struct pc_value){0});
+    pc_reduce_narrow(pc_dtype_accumulator(c->dtype), c->redop, acc.segment->data, acc.data, range.elems, acc.weight);
+    /* What is lost here is lost from the sum: the root makes it good with its next contribution. */
+    PC_TRY(pc_value_encode(c, chunk, segment, &acc, c->redop == pcclAvg ? (double)acc.weight : 1));
+    return take_final(c, chunk, segment, &acc);
 }
 
 /* Combinations that must wait for the next member would fill the pool while that one is slow. */
 static void make_room(struct pc_collective *c, const struct pc_chunk *chunk, struct pc_range range,
-                      struct value *value) {
+                      struct pc_value *value) {
     if (value->segment == NULL || !pc_pool_scarce(c->pool) || !can_move(c, chunk)) return;
     uint8_t *place = c->undo ? shadow_place(c, chunk, range) : final_place(c, chunk, range);
     memcpy(place, value->data, (size_t)range.elems * c->plan.elem_bytes);
-    give(c, value->segment);
+    pc_value_give(c, value->segment);
     value->data = place;
     value->segment = NULL;
+}
+
+/*
+ * The own contribution as an input here. Where everybody combines the same inputs, they are the same at all: what the
+ * others decode is taken here too.
+ */
+static pc_status own_input(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment,
+                           struct pc_value *value) {
+    PC_TRY(pc_value_own(c, chunk, segment, value));
+    if (pc_collective_codes(c) && chunk->copy_count > 0) return pc_value_encode(c, chunk, segment, value, 1);
+    return pcclSuccess;
 }
 
 /* Takes inputs in their turn as long as they are here. */
@@ -367,17 +354,20 @@ static pc_status combine(struct pc_collective *c, const struct pc_chunk *chunk, 
     const struct pc_range range = pc_chunk_segment(chunk, segment);
     while (merge->next < chunk->input_count) {
         const uint32_t rank = input_rank(c, chunk, merge->next);
-        struct value value;
+        struct pc_value value;
         if (rank == c->plan.rank) {
-            PC_TRY(own_value(c, chunk, range, &value));
+            PC_TRY(own_input(c, chunk, segment, &value));
         } else if (inputs != NULL && inputs[merge->next].here) {
             value = inputs[merge->next].value;
         } else {
             return pcclSuccess;
         }
         const bool last = ++merge->next == chunk->input_count;
-        if (last && chunk->up == PC_RANK_NONE) return conclude(c, chunk, segment, merge->acc, value);
-        PC_TRY(absorb(c, &merge->acc, value, range.elems));
+        if (last && chunk->up == PC_RANK_NONE) {
+            return pc_collective_codes(c) ? conclude_coded(c, chunk, segment, merge->acc, value)
+                                          : conclude(c, chunk, segment, merge->acc, value);
+        }
+        PC_TRY(pc_value_absorb(c, &merge->acc, value, range.elems));
     }
     make_room(c, chunk, range, &merge->acc);
     return emit_partial(c, chunk, segment, chunk->up, &merge->acc);
@@ -390,21 +380,24 @@ static pc_status distribute(struct pc_collective *c, const struct pc_chunk *chun
     if (chunk->kept && range.elems > 0 && own != final_place(c, chunk, range)) {
         memcpy(final_place(c, chunk, range), own, (size_t)range.elems * c->plan.elem_bytes);
     }
-    return emit_final(c, chunk, segment, own, 1);
+    const struct pc_value value = {.data = own, .weight = 1};
+    return emit_final(c, chunk, segment, &value);
 }
 
 /* Everybody combines this chunk itself. The copies are staged: the result may overwrite the contribution first. */
 static pc_status emit_copies(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment) {
     const struct pc_range range = pc_chunk_segment(chunk, segment);
+    struct pc_value value;
+    PC_TRY(pc_value_own(c, chunk, segment, &value));
+    if (pc_collective_codes(c)) PC_TRY(pc_value_encode(c, chunk, segment, &value, 1));
+    if (value.weight > 0 && value.segment == NULL) {
+        value.segment = pc_value_take(c, c->plan.rank, range.elems);
+        if (value.segment == NULL) return pcclNoMemory;
+        memcpy(value.segment->data, value.data, (size_t)range.elems * c->plan.elem_bytes);
+        value.data = value.segment->data;
+    }
+    if (value.segment != NULL) value.segment->holders = chunk->copy_count;
     for (uint32_t i = 0; i < chunk->copy_count; i++) {
-        struct value value;
-        PC_TRY(own_value(c, chunk, range, &value));
-        if (value.weight > 0 && value.segment == NULL) {
-            value.segment = take(c, c->plan.rank, range.elems);
-            if (value.segment == NULL) return pcclNoMemory;
-            memcpy(value.segment->data, value.data, (size_t)range.elems * c->plan.elem_bytes);
-            value.data = value.segment->data;
-        }
         PC_TRY(emit_partial(c, chunk, segment, c->plan.ranks[chunk->copies_at + i], &value));
     }
     return pcclSuccess;
@@ -443,6 +436,11 @@ static uint64_t seen_bit(const struct pc_collective *c, const struct pc_chunk *c
 }
 
 static bool length_fits(const struct pc_collective *c, const struct pc_arrival *arrival, uint32_t elems) {
+    if (pc_collective_codes(c) && elems > 0 && arrival->weight > 0) {
+        const pcclDataType_t dtype = pc_dtype_accumulator(c->dtype);
+        return arrival->len_bytes >= pc_codec_bytes(&c->plan.codec, dtype, elems) &&
+               arrival->len_bytes <= pc_codec_bytes_max(&c->plan.codec, dtype, elems);
+    }
     if (arrival->kind == PC_DATA_FINAL) return arrival->len_bytes == elems * c->plan.elem_bytes;
     if (arrival->weight == 0) return arrival->len_bytes == 0;
     return arrival->len_bytes == elems * c->plan.elem_bytes || arrival->len_bytes == elems * c->plan.acc_bytes;
@@ -462,12 +460,12 @@ pc_status pc_collective_sink(struct pc_collective *c, struct pc_arrival *arrival
     if (!length_fits(c, arrival, range.elems) || test_bit(c->seen, bit)) return pcclProtocolError;
     set_bit(c->seen, bit);
     if (arrival->len_bytes == 0) return pcclSuccess;
-    if (final) {
+    if (final && !pc_collective_codes(c)) {
         save(c, chunk, arrival->segment, range);
         arrival->data = final_place(c, chunk, range);
         return pcclSuccess;
     }
-    struct pc_segment *segment = take(c, arrival->from, range.elems);
+    struct pc_segment *segment = pc_value_take(c, final ? c->plan.rank : arrival->from, range.elems);
     if (segment == NULL) return pcclNoMemory;
     arrival->data = segment->data;
     return pcclSuccess;
@@ -476,11 +474,12 @@ pc_status pc_collective_sink(struct pc_collective *c, struct pc_arrival *arrival
 static pc_status received_partial(struct pc_collective *c, const struct pc_chunk *chunk,
                                   const struct pc_arrival *arrival) {
     const uint32_t elems = pc_chunk_segment(chunk, arrival->segment).elems;
-    struct value value = {.weight = arrival->weight};
+    struct pc_value value = {.weight = arrival->weight};
     if (arrival->data != NULL) {
         value.data = arrival->data;
         value.segment = segment_of(arrival->data);
-        value.wide = arrival->len_bytes == elems * c->plan.acc_bytes;
+        if (pc_collective_codes(c)) value.coded_bytes = arrival->len_bytes;
+        else value.wide = arrival->len_bytes == elems * c->plan.acc_bytes;
     } else {
         c->user.consumed(c->user.context, arrival->from, elems);
     }
@@ -509,13 +508,17 @@ pc_status pc_collective_received(struct pc_collective *c, const struct pc_arriva
     c->receives_left--;
     c->rx_bytes += arrival->len_bytes;
     if (arrival->kind == PC_DATA_PARTIAL) return received_partial(c, chunk, arrival);
-    return emit_final(c, chunk, arrival->segment, arrival->data, arrival->weight);
+    struct pc_value value = {.data = arrival->data, .weight = arrival->weight};
+    if (!pc_collective_codes(c) || arrival->data == NULL) return emit_final(c, chunk, arrival->segment, &value);
+    value.segment = segment_of(arrival->data);
+    value.coded_bytes = arrival->len_bytes;
+    return take_final(c, chunk, arrival->segment, &value);
 }
 
 void pc_collective_sent(struct pc_collective *c, struct pc_segment *staged) {
     assert(c->sends_left > 0);
     c->sends_left--;
-    give(c, staged);
+    pc_value_give(c, staged);
 }
 
 bool pc_collective_complete(const struct pc_collective *c) {
@@ -562,6 +565,13 @@ uint64_t pc_collective_bytes_from(const struct pc_collective *c, uint32_t rank) 
         if (c->plan.chunks[i].from == rank) bytes += c->plan.chunks[i].elems * c->plan.elem_bytes;
     }
     return bytes;
+}
+
+void pc_collective_commit(struct pc_collective *c) {
+    if (c->residual == NULL) return;
+    uint64_t elems = 0;
+    for (uint32_t i = 0; i < c->plan.chunk_count; i++) elems += c->plan.chunks[i].elems;
+    memcpy(c->feedback.residual, c->residual, (size_t)(elems * c->plan.acc_bytes));
 }
 
 void pc_collective_undo(struct pc_collective *c) {

@@ -7,7 +7,10 @@
  * pool is scarce moves to the place of its final value, or to the shadow. The shadow, as large as the result, exists where
  * results overwrite inputs and an abort must bring these back. A range of it is used first for a combination and only then
  * for undo: the final value of a range arrives here only after its combination has gone all the way. Inputs that cannot
- * move out of the pool (pc_collective_window) are limited by credit.
+ * move out of the pool are limited by credit.
+ *
+ * With a codec, everything that travels is encoded where it leaves and decoded where it arrives. A final value is encoded
+ * once, by the chunk's root, which takes over what the others will decode, as they do; they pass on the same bytes.
  */
 #ifndef PC_PROTO_COLLECTIVE_H
 #define PC_PROTO_COLLECTIVE_H
@@ -21,7 +24,7 @@ struct pc_emission {
     uint8_t kind; /* PC_DATA_PARTIAL or PC_DATA_FINAL */
     bool forwarded; /* a partial value with inputs from other members in it */
     uint64_t chunk_elems, weight;
-    uint32_t elems, len_bytes;
+    uint32_t elems, len_bytes; /* elements; bytes on the wire */
     const uint8_t *bulk; /* valid until pc_collective_sent or pc_collective_fini */
     struct pc_segment *staged; /* that holds bulk; NULL: it lies in the caller's memory */
 };
@@ -52,11 +55,15 @@ struct pc_collective {
     bool reduces, undo;
     uint64_t weight;
     double scale;
+    struct pc_feedback feedback;
+    uint32_t seed;
     const uint8_t *send;
     uint8_t *recv;
     struct pc_pool *pool;
     uint8_t *shadow;
     size_t shadow_capacity;
+    uint8_t *residual; /* what the caller's becomes if this succeeds */
+    size_t residual_capacity;
     uint8_t *memory; /* plan, tables, bits */
     size_t memory_capacity;
     struct pc_chunk_state *states; /* one for each chunk of the plan */
@@ -74,6 +81,9 @@ struct pc_collective_config {
     bool undo; /* results overwrite inputs, which an abort must bring back */
     uint64_t weight; /* of the own contribution; 0: it is never read */
     double scale; /* it is multiplied by this first, in the accumulator's type */
+    struct pc_feedback feedback; /* not for rings and trees */
+    bool stochastic, finite_only; /* see pc_codec */
+    uint32_t seed; /* of stochastic rounding: another one for each operation and member */
     struct pc_pool *pool;
     struct pc_collective_user user;
 };
@@ -99,6 +109,8 @@ uint64_t pc_collective_partials(const struct pc_collective *collective, uint32_t
 bool pc_collective_talks_to(const struct pc_collective *collective, uint32_t rank);
 /* Bytes that rank sends in all, at most. */
 uint64_t pc_collective_bytes_from(const struct pc_collective *collective, uint32_t rank);
+/* It counts: the caller's residual becomes the new one. */
+void pc_collective_commit(struct pc_collective *collective);
 /* Gives the caller's buffer its content from before. Nothing may be in flight any more. */
 void pc_collective_undo(struct pc_collective *collective);
 void pc_collective_fini(struct pc_collective *collective);

@@ -264,6 +264,12 @@ static bool has_links(struct pc_op *op) {
     return true;
 }
 
+/* Other random bits in each operation and at each member. */
+static uint32_t seed_of(const struct pc_op *op) {
+    const uint64_t parts[] = {op->key.epoch, op->key.tag, op->key.seq, op->member->id};
+    return (uint32_t)pc_digest64(parts, sizeof parts);
+}
+
 pc_status pc_op_start(struct pc_op *op, uint64_t now_ns) {
     struct pc_member *member = op->member;
     struct pc_call *call = op->call;
@@ -276,6 +282,10 @@ pc_status pc_op_start(struct pc_op *op, uint64_t now_ns) {
         .undo = call->undo && call->shape.consistency == PC_STRICT,
         .weight = call->weight,
         .scale = call->scale,
+        .feedback = call->feedback,
+        .stochastic = call->stochastic,
+        .finite_only = call->finite_only,
+        .seed = seed_of(op),
         .pool = &member->pool,
         .user = {emit, consumed, op},
     };

@@ -90,6 +90,7 @@ static void complete_op(struct pc_op *op, const pc_error *error) {
         pc_collective_undo(&op->collective);
         member->stats.ops_aborted++;
     } else {
+        pc_collective_commit(&op->collective);
         member->stats.ops_committed++;
         member->stats.tx_payload_bytes += collective->tx_bytes;
         member->stats.rx_payload_bytes += collective->rx_bytes;
@@ -181,6 +182,10 @@ static pc_status refuse_shape(const struct pc_member *member, const struct pc_ca
     if (call->group_epoch != 0 && call->group_epoch != group->epoch) {
         *why = "the group has changed since its ranks and its size were read";
         return pcclRankConnectionLost;
+    }
+    if (call->feedback.residual != NULL && group->ring_only) {
+        *why = "error feedback needs the link between each two peers, and one was lost twice";
+        return pcclRankConnectionFailed;
     }
     if (call->shape.root >= group->n || (one_way && (call->source >= group->n || call->target >= group->n))) {
         *why = "there is no peer of this rank in the group";

@@ -15,6 +15,7 @@ enum { PC_POOL_SEGMENTS_KEPT = 64, PC_POOL_BUFFERS_MAX = 8 };
 struct pc_segment {
     struct pc_list node; /* its owner's */
     uint32_t origin, elems; /* its owner's: who sent what it holds */
+    uint32_t holders; /* its owner's: how many still need it */
     _Alignas(64) uint8_t data[];
 };
 

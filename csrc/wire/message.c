@@ -5,6 +5,7 @@
 #include "wire/message.h"
 
 #include "bytes/dtype.h"
+#include "math/codec.h"
 #include "math/digest.h"
 
 #include <stdio.h>
@@ -334,6 +335,8 @@ static const struct pc_field op_shape_fields[] = {
     FIELD(pc_op_shape, consistency, PC_FIELD_U8),
     FIELD(pc_op_shape, algorithm, PC_FIELD_U8),
     FIELD(pc_op_shape, codec, PC_FIELD_U8),
+    FIELD(pc_op_shape, codec_bits, PC_FIELD_U8),
+    FIELD(pc_op_shape, codec_block, PC_FIELD_U32),
 };
 SCHEMA(op_shape)
 
@@ -516,7 +519,8 @@ bool pc_op_key_equal(const struct pc_op_key *a, const struct pc_op_key *b) {
 bool pc_op_shape_equal(const struct pc_op_shape *a, const struct pc_op_shape *b) {
     return a->count == b->count && a->layout == b->layout && a->root == b->root && a->collective == b->collective &&
            a->dtype == b->dtype && a->redop == b->redop && a->consistency == b->consistency &&
-           a->algorithm == b->algorithm && a->codec == b->codec;
+           a->algorithm == b->algorithm && a->codec == b->codec && a->codec_bits == b->codec_bits &&
+           a->codec_block == b->codec_block;
 }
 
 bool pc_collective_has_root(uint32_t collective) {
@@ -529,18 +533,25 @@ bool pc_collective_reduces(uint32_t collective) {
 
 void pc_op_shape_format(const struct pc_op_shape *shape, char *out, size_t out_bytes) {
     static const char *const algorithms[PC_ALGORITHM_COUNT] = {"", " by ring", " by tree", " directly", " by exchange"};
-    char root[32] = "";
+    char root[32] = "", codec[48] = "";
     if (pc_collective_has_root(shape->collective)) (void)snprintf(root, sizeof root, " with root %u", shape->root);
-    (void)snprintf(out, out_bytes, "%s: %s%s%llu x %s%s%s%s%s", pc_collective_name(shape->collective),
+    if (shape->codec != pcclQuantNone) {
+        (void)snprintf(codec, sizeof codec, " as %s in blocks of %u", pc_codec_name(shape->codec), shape->codec_block);
+        if (shape->codec_bits != 0) {
+            (void)snprintf(codec, sizeof codec, " as %s of %u bits in blocks of %u", pc_codec_name(shape->codec),
+                           shape->codec_bits, shape->codec_block);
+        }
+    }
+    (void)snprintf(out, out_bytes, "%s: %s%s%llu x %s%s%s%s%s%s", pc_collective_name(shape->collective),
                    pc_collective_reduces(shape->collective) ? pc_redop_name((pcclRedOp_t)shape->redop) : "",
                    pc_collective_reduces(shape->collective) ? " of " : "", (unsigned long long)shape->count,
-                   pc_dtype_name((pcclDataType_t)shape->dtype), root, shape->layout != 0 ? " in blocks" : "",
+                   pc_dtype_name((pcclDataType_t)shape->dtype), codec, root, shape->layout != 0 ? " in blocks" : "",
                    shape->consistency == PC_STEP ? ", in a step" : "",
                    shape->algorithm < PC_ALGORITHM_COUNT ? algorithms[shape->algorithm] : "");
 }
 
 uint64_t pc_op_shape_fingerprint(const struct pc_op_shape *shape) {
-    uint8_t bytes[26];
+    uint8_t bytes[31];
     pc_bytes_put(bytes, shape->count, 8);
     pc_bytes_put(bytes + 8, shape->layout, 8);
     pc_bytes_put(bytes + 16, shape->root, 4);
@@ -550,5 +561,7 @@ uint64_t pc_op_shape_fingerprint(const struct pc_op_shape *shape) {
     bytes[23] = shape->consistency;
     bytes[24] = shape->algorithm;
     bytes[25] = shape->codec;
+    bytes[26] = shape->codec_bits;
+    pc_bytes_put(bytes + 27, shape->codec_block, 4);
     return pc_digest64(bytes, sizeof bytes) | 1;
 }

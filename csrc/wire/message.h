@@ -113,7 +113,9 @@ struct pc_op_shape {
     uint64_t count; /* elements of the buffer, or of an average block; 0 where only two members know how many */
     uint64_t layout; /* digest of the block sizes where they differ and all know them; else 0 */
     uint32_t root; /* rank; 0 where there is none */
-    uint8_t collective, dtype, redop, consistency, algorithm, codec;
+    uint8_t collective, dtype, redop, consistency, algorithm;
+    uint8_t codec, codec_bits; /* see pc_codec; codec 0: the payload travels as it is */
+    uint32_t codec_block;
 };
 
 /* Control ------------------------------------------------------------------------------------------------------ */

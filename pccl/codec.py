@@ -1,0 +1,76 @@
+"""How the payloads of reductions travel: in fewer bits than their type has. See ``Codec``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pccl.errors import invalid_argument
+from pccl.types import DataType, QuantizationAlgorithm, QuantizationOptions
+
+_BITS = {8: DataType.UINT8, 16: DataType.UINT16, 32: DataType.UINT32, 64: DataType.UINT64}
+_NAMES = {
+    algorithm.name.lower(): algorithm for algorithm in QuantizationAlgorithm if algorithm != QuantizationAlgorithm.NONE
+}
+Native = tuple[int, int, int, bool, bool, float]
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A codec and its options. ``name``, bits of an element with its share of the scales, and the relative L2 error on
+    normal data:
+
+    ============ ====== ========
+    bf16          16     0.0017   rounded to the nearest
+    fp16          16     0.00021  finite up to 65504
+    int8          8.125  0.0070   the default choice: whole multiples of a scale for each 256 elements
+    int4          4.25   0.117
+    fp8_e4m3      8.125  0.026
+    e3m0          4.25   0.192    sign and a power of two
+    min_max       8.25   0.0064   PCCL's, with ``bits`` 8, 16, 32 or 64
+    zero_point_scale 8.25 0.0064  PCCL's: 0 is exact where it lies within the range
+    top_k         0.23   0.94     of every 64 elements the largest; needs error feedback
+    ============ ====== ========
+
+    ``block``: elements with one scale, a power of two from 32 to 4096; 0: the codec's own. ``stochastic``: rounds up or
+    down with odds that make the mean exact. ``nonfinite``: blocks that hold a NaN, an infinity or a range beyond the
+    codec's travel as they are ("pass"), or raise NotEncodableError at all peers ("error"). ``residual_decay``: what
+    the residual of error feedback is multiplied by before it is added.
+
+    Name, bits and block must be the same at all peers.
+    """
+
+    name: str
+    bits: int = 8
+    block: int = 0
+    stochastic: bool = False
+    nonfinite: Literal["pass", "error"] = "pass"
+    residual_decay: float = 1.0
+
+    def native(self, func_name: str) -> Native:
+        """As the core takes it; InvalidArgumentError for what does not exist."""
+        algorithm = _NAMES.get(self.name)
+        if algorithm is None:
+            raise invalid_argument(func_name, f"unknown codec {self.name!r}", hint=f"one of {', '.join(_NAMES)}")
+        if self.bits not in _BITS:
+            raise invalid_argument(func_name, f"a code has 8, 16, 32 or 64 bits, not {self.bits!r}")
+        if not 0 <= self.block < 2**32:
+            raise invalid_argument(func_name, f"a block has 32 to 4096 elements, not {self.block!r}")
+        if self.nonfinite not in ("pass", "error"):
+            raise invalid_argument(func_name, f"nonfinite is 'pass' or 'error', not {self.nonfinite!r}")
+        if not 0 < self.residual_decay <= 1:
+            raise invalid_argument(func_name, f"a residual decay is over 0 and at most 1, not {self.residual_decay!r}")
+        finite_only = self.nonfinite == "error"
+        return int(algorithm), int(_BITS[self.bits]), self.block, self.stochastic, finite_only, self.residual_decay
+
+
+def native_codec(codec: Codec | str | None, options: QuantizationOptions | None, func_name: str) -> Native | None:
+    """What ``codec`` or PCCL's options ask for; None: payloads travel as they are."""
+    quantized = options is not None and options.algorithm != QuantizationAlgorithm.NONE
+    if codec is not None and quantized:
+        raise invalid_argument(func_name, "pass codec or quantization_options, not both")
+    if codec is not None:
+        return (Codec(codec) if isinstance(codec, str) else codec).native(func_name)
+    if options is None or not quantized:
+        return None
+    return int(options.algorithm), int(options.quantized_datatype), 0, False, False, 1.0
