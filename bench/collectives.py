@@ -3,7 +3,8 @@ measured, and take turns. ``python bench/collectives.py --compare gloo,limit --c
 
 A sample is the time of one operation in a row of them (as many as fit into about 50 ms), after a barrier and one that
 is not timed, at the slowest rank. busbw is as nccl-tests defines it. Libraries: gloo (torch.distributed), mpi (Open MPI
-over TCP, where mpicc is installed), limit (a minimal C ring without any protocol, all_reduce only).
+over TCP, where mpicc is installed), limit (a minimal C ring without any protocol, all_reduce only). Rows of ours are
+over TCP; those that end in -shm are over shared memory.
 """
 
 from __future__ import annotations
@@ -70,9 +71,11 @@ class Library:
             rendezvous = f"127.0.0.1:{self._master.port}"
         else:
             rendezvous = f"127.0.0.1:{free_port(1)}"
-        library, _, own_mode = self.name.partition("-")
+        library, *own = self.name.split("-")
         script = [sys.executable, str(BENCH / "peer.py"), library]
-        return [([*script, str(rank), str(size), rendezvous, own_mode or mode], {}) for rank in range(size)]
+        environment = {"PCCL_SHM": "1" if "shm" in own else "0"}
+        own_mode = own[0] if own else mode
+        return [([*script, str(rank), str(size), rendezvous, own_mode], environment) for rank in range(size)]
 
     def seconds(self, op: str, size_bytes: int, iterations: int) -> float | str:
         """For all iterations, at the slowest rank; or why not."""
@@ -147,7 +150,7 @@ def measure(libraries: Sequence[Library], op: str, size_bytes: int, size: int, s
 def show(rows: Sequence[dict[str, Any]]) -> None:
     base = next((row for row in rows if row["library"] == "gloo" and "ms" in row), None)
     for row in rows:
-        head = f"{row['op']:>14} {size_text(row['bytes']):>8} x{row['peers']} {row['library']:>12}"
+        head = f"{row['op']:>14} {size_text(row['bytes']):>8} x{row['peers']} {row['library']:>15}"
         if "failure" in row:
             print(f"{head}  {row['failure']}")
             continue
@@ -166,6 +169,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="1K,1M,16M,64M", help="bytes of the whole buffer (default: %(default)s)")
     parser.add_argument("--ops", default="all_reduce", help=f"of {', '.join(OPS)} (default: %(default)s)")
     parser.add_argument("--mode", default="step", help="step, strict, or both, as step,strict (default: %(default)s)")
+    parser.add_argument("--transport", default="both", choices=("tcp", "shm", "both"), help="default: %(default)s")
     parser.add_argument("--samples", type=int, default=11)
     parser.add_argument("--congestion", default="system", help="reno, cubic, ... in a namespace of its own; or system")
     parser.add_argument("--output", default=None, help="result file; none: print only")
@@ -179,7 +183,8 @@ def main() -> None:
         others.remove("mpi")
     rows = []
     for size in map(int, arguments.peers.split(",")):
-        names = [*(f"pccl-{mode}" for mode in arguments.mode.split(",")), *others]
+        ways = {"tcp": ("",), "shm": ("-shm",), "both": ("", "-shm")}[arguments.transport]
+        names = [*(f"pccl-{mode}{way}" for mode in arguments.mode.split(",") for way in ways), *others]
         libraries = [Library(name, size, "step") for name in names]
         try:
             for op in arguments.ops.split(","):

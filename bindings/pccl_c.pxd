@@ -171,6 +171,7 @@ cdef extern from "pccl.h" nogil:
         c_bool last_chosen
         uint32_t last_peers
         uint64_t last_bytes
+        uint32_t shm_links
 
     ctypedef struct pcclMasterOptions_t:
         const char *listen

@@ -474,6 +474,7 @@ typedef struct pcclStats_t {
     bool last_chosen; /* by the library; false: it was asked for */
     uint32_t last_peers;
     uint64_t last_bytes; /* of the buffer, or of a block */
+    uint32_t shm_links; /* links to peers of this host that use shared memory */
 } pcclStats_t;
 
 PCCL_EXPORT pcclResult_t pcclGetStats(const pcclComm_t *comm, pcclStats_t *stats_out);

@@ -61,6 +61,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("PCCL_OP_TIMEOUT", "seconds", "1800", "how long a call may wait for a peer that is alive"),
     Variable("PCCL_PORT_RANGE", "ports", "the system's choice", "ports to listen in, as first-last"),
     Variable("PCCL_RUN_KEY_FILE", "path", "none", "file with the secret that all peers and the master of a run share"),
+    Variable("PCCL_SHM", "text", "1", "1: peers of one host exchange data through shared memory; 0: through TCP"),
     Variable(
         "PCCL_SOCKET_IFNAME",
         "text",

@@ -40,7 +40,8 @@ def test_collectives(tmp_path):
     run("collectives.py", *options, "--compare", "limit", "--ops", "all_reduce,all_gather", "--output", path)
     rows = saved(path)["rows"]
     measured = {(row["op"], row["library"]) for row in rows if "ms" in row}
-    ours = {(op, f"pccl-{mode}") for op in ("all_reduce", "all_gather") for mode in ("step", "strict")}
+    ways = ("step", "step-shm", "strict", "strict-shm")
+    ours = {(op, f"pccl-{way}") for op in ("all_reduce", "all_gather") for way in ways}
     assert measured == ours | {("all_reduce", "limit")}
     assert all(len(row["ms"]["samples"]) == 3 and row["ms"]["median"] > 0 for row in rows if "ms" in row)
     assert [row["failure"] for row in rows if "ms" not in row] == ["error only all_reduce"]

@@ -289,6 +289,7 @@ cdef class Comm(Keeper):
             "pool_bytes": stats.pool_bytes, "last_committed_us": stats.last_committed_us,
             "rtt_us": stats.rtt_us, "last_algorithm": <int>stats.last_algorithm,
             "last_chosen": bool(stats.last_chosen), "last_peers": stats.last_peers, "last_bytes": stats.last_bytes,
+            "shm_links": stats.shm_links,
         }
 
     def abort(self):

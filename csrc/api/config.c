@@ -72,6 +72,12 @@ static pc_status choose_algorithm(pcclAlgorithm_t *algorithm, pc_error *error) {
     return bad(error, "PCCL_ALGO", text, "auto, ring, tree, direct or exchange");
 }
 
+static pc_status choose_shared_memory(bool *wanted, pc_error *error) {
+    const char *text = variable("PCCL_SHM");
+    *wanted = text == NULL || strcmp(text, "1") == 0;
+    return *wanted || strcmp(text, "0") == 0 ? pcclSuccess : bad(error, "PCCL_SHM", text, "0 or 1");
+}
+
 static pc_status choose_text(const char *explicit_text, const char *name, char *out, size_t out_bytes,
                              pc_error *error) {
     const char *text = explicit_text != NULL ? explicit_text : variable(name);
@@ -188,6 +194,7 @@ static pc_status load_peer(const pcclCommOptions_t *options, struct pc_settings 
     settings->observer = options->observer;
     PC_TRY(load_addresses(options, settings, error));
     PC_TRY(choose_connections(options->connections, &settings->connections, error));
+    PC_TRY(choose_shared_memory(&settings->shared_memory, error));
     PC_TRY(choose_ms(options->dead_timeout_ms, "PCCL_DEAD_TIMEOUT", PC_DEFAULT_DEAD_MS, &settings->dead_timeout_ms,
                      error));
     PC_TRY(choose_ms(options->op_timeout_ms, "PCCL_OP_TIMEOUT", PC_DEFAULT_OP_MS, &settings->op_timeout_ms, error));
@@ -290,7 +297,7 @@ static size_t distance(const char *a, const char *b) {
 static const char *const known[] = {
     "PCCL_ADVERTISE",    "PCCL_ALGO",         "PCCL_CFLAGS",       "PCCL_CONGESTION", "PCCL_CONNECT_TIMEOUT", "PCCL_DEAD_TIMEOUT",
     "PCCL_DEBUG_FILE",   "PCCL_JOIN_TIMEOUT", "PCCL_LOG_LEVEL",  "PCCL_NCONNS",          "PCCL_OP_TIMEOUT",
-    "PCCL_PORT_RANGE",   "PCCL_RUN_KEY_FILE", "PCCL_SOCKET_IFNAME",
+    "PCCL_PORT_RANGE",   "PCCL_RUN_KEY_FILE", "PCCL_SHM",          "PCCL_SOCKET_IFNAME",
 };
 
 /* A slip of the pen is told from a name that was never meant to be one of these. */

@@ -28,6 +28,7 @@ struct pc_settings {
     size_t run_key_len;
     uint32_t dead_timeout_ms, op_timeout_ms, connect_timeout_ms, join_timeout_ms;
     bool observer;
+    bool shared_memory;
 };
 
 /* fini accepts zeroed memory. After a failure nothing is held. */

@@ -13,6 +13,7 @@
 
 #include "base/checked.h"
 #include "base/log.h"
+#include "io/shm.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -22,26 +23,33 @@ enum { BUDGET_BYTES = 1 << 20, LINGER_BYTES = 256 << 10, SCRAP_BYTES = 16 << 10 
 
 static void on_ready(void *owner, int status, int events);
 
-struct pc_conn *pc_conn_create(struct pc_loop *loop, struct pc_stream *stream, int fd) {
+struct pc_conn *pc_conn_create(struct pc_loop *loop, struct pc_stream *stream, const struct pc_transport *transport) {
     struct pc_conn *conn = pc_calloc(1, sizeof *conn);
-    struct pc_watch *watch = conn != NULL ? pc_watch_create(&loop->uv, fd, on_ready, conn) : NULL;
+    struct pc_watch *watch = conn != NULL ? pc_watch_create(&loop->uv, transport->fd, on_ready, conn) : NULL;
     if (watch == NULL) {
+        struct pc_transport unused = *transport;
         free(conn);
-        pc_sock_close(fd);
+        unused.ops->close(&unused);
         return NULL;
     }
     conn->loop = loop;
     conn->stream = stream;
+    conn->transport = *transport;
     conn->watch = watch;
     conn->state = PC_CONN_OPEN;
     conn->events = UV_READABLE;
-    pc_transport_tcp(&conn->transport, fd);
     pc_list_append(&loop->conns, &conn->node);
     pc_watch_set(watch, conn->events);
     stream->driver = conn;
-    stream->rtt_us = pc_sock_rtt_us(fd);
-    pc_sock_settle(fd, &loop->config.sock, stream->rtt_us);
+    stream->rtt_us = pc_sock_rtt_us(transport->fd);
+    stream->shared_memory = pc_transport_is_shm(transport);
+    pc_sock_settle(transport->fd, &loop->config.sock, stream->rtt_us);
     return conn;
+}
+
+/* Whether the descriptor only tells that the other end has done something; see transport.h. */
+static bool is_woken(const struct pc_conn *conn) {
+    return conn->transport.ops->woken != NULL;
 }
 
 static void poll_for(struct pc_conn *conn, int event, bool wanted) {
@@ -91,7 +99,7 @@ static size_t spans_len(const struct pc_span *spans, int count) {
     return len;
 }
 
-/* Returns the bytes read if there may be more, else 0. drain: carry out actions in between. */
+/* Returns the bytes read if there may be more that nobody will tell of, else 0. drain: carry out actions in between. */
 static size_t read_once(struct pc_conn *conn, bool drain) {
     struct pc_loop *loop = conn->loop;
     struct pc_span spans[PC_RX_SPANS_MAX];
@@ -112,7 +120,7 @@ static size_t read_once(struct pc_conn *conn, bool drain) {
     }
     loop->machine->ops->received(loop->machine, conn->stream, (size_t)len, pc_loop_now());
     if (drain) pc_loop_drain(loop);
-    return (size_t)len == spans_len(spans, count) ? (size_t)len : 0;
+    return is_woken(conn) || (size_t)len == spans_len(spans, count) ? (size_t)len : 0;
 }
 
 static bool readable(const struct pc_conn *conn) {
@@ -126,6 +134,9 @@ static void read_some(struct pc_conn *conn) {
         if (len == 0) return;
         moved += len;
     }
+    /* Others first. A descriptor that is always writable brings this connection back. */
+    conn->read_due = is_woken(conn) && readable(conn);
+    if (conn->read_due) poll_for(conn, UV_WRITABLE, true);
 }
 
 /* Writing ------------------------------------------------------------------------------------------------------- */
@@ -147,13 +158,14 @@ static void read_last_words(struct pc_conn *conn, int sys_errno) {
 void pc_conn_write(struct pc_conn *conn) {
     struct pc_loop *loop = conn->loop;
     size_t moved = 0;
+    bool full = false;
     while (readable(conn) && moved < BUDGET_BYTES) {
         struct pc_span spans[PC_TX_SPANS_MAX];
         const int count = pc_stream_tx_spans(conn->stream, spans, pc_loop_now());
         if (count == 0) {
             conn->stream->write_wanted = false;
             conn->write_blocked = false;
-            poll_for(conn, UV_WRITABLE, false);
+            poll_for(conn, UV_WRITABLE, conn->read_due);
             return;
         }
         const ptrdiff_t len = conn->transport.ops->write(&conn->transport, spans, count);
@@ -162,12 +174,15 @@ void pc_conn_write(struct pc_conn *conn) {
             return;
         }
         if (len > 0) loop->machine->ops->sent(loop->machine, conn->stream, (size_t)len, pc_loop_now());
-        if (len < (ptrdiff_t)spans_len(spans, count)) break;
+        if (len < (ptrdiff_t)spans_len(spans, count)) {
+            full = true;
+            break;
+        }
         moved += (size_t)len;
     }
     if (!readable(conn)) return;
     conn->write_blocked = true;
-    poll_for(conn, UV_WRITABLE, true);
+    if (!full || !is_woken(conn)) poll_for(conn, UV_WRITABLE, true);
 }
 
 /* Ending -------------------------------------------------------------------------------------------------------- */
@@ -201,6 +216,12 @@ static void measure(struct pc_conn *conn) {
 static void on_ready(void *owner, int status, int events) {
     struct pc_conn *conn = owner;
     struct pc_loop *loop = conn->loop;
+    if (status == 0 && is_woken(conn)) {
+        conn->transport.ops->woken(&conn->transport);
+        conn->read_due = false;
+        poll_for(conn, UV_WRITABLE, false);
+        events = UV_READABLE | (conn->write_blocked ? UV_WRITABLE : 0);
+    }
     if (conn->state == PC_CONN_LINGERING) {
         if (status < 0) bury(conn);
         else read_scrap(conn);

@@ -22,13 +22,14 @@ struct pc_conn {
     enum pc_conn_state state;
     int events;
     bool write_blocked;
+    bool read_due; /* there is more to read, and the descriptor does not say so */
     uint64_t measured_ns; /* the round trip, last */
     size_t drained_bytes; /* while lingering */
 };
 
-/* Takes over the socket, even on failure; sets stream->driver. NULL: no memory. */
-struct pc_conn *pc_conn_create(struct pc_loop *loop, struct pc_stream *stream, int fd);
-/* Writes until there is nothing left or the socket takes no more. */
+/* Takes over the transport, even on failure; sets stream->driver. NULL: no memory. */
+struct pc_conn *pc_conn_create(struct pc_loop *loop, struct pc_stream *stream, const struct pc_transport *transport);
+/* Writes until there is nothing left or the transport takes no more. */
 void pc_conn_write(struct pc_conn *conn);
 /* PC_ACTION_CLOSE. The stream is the caller's to destroy. */
 void pc_conn_close(struct pc_conn *conn);

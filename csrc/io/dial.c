@@ -2,6 +2,8 @@
  * One dial is one heap object that tries its addresses one after the other, each once: it fails when the last one has
  * refused, and lasts until the deadline only where nobody answers. Whether to dial again is the caller's affair. Its end
  * is in succeed or fail, which free it before they tell anybody.
+ * Another member on this host is first looked for at its local socket, where shared memory is to be had; whatever goes
+ * wrong there, TCP follows.
  * Nothing is told from within the call that begins a dial unless the loop is draining, where it is safe: the machine's
  * answer only adds actions.
  */
@@ -11,6 +13,7 @@
 #include "base/checked.h"
 #include "base/log.h"
 #include "io/conn.h"
+#include "io/shm.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -26,6 +29,8 @@ struct pc_dial {
     struct pc_address addresses[PC_ADDRESSES_MAX];
     uint32_t count, at;
     uint64_t deadline_ns;
+    bool local; /* the attempt under way is for shared memory */
+    bool local_tried; /* at the address whose turn it is */
     int fd, last_errno;
     struct pc_watch *watch;
     struct pc_alarm *alarm; /* the end of an attempt */
@@ -65,19 +70,20 @@ static void fail(struct pc_dial *dial) {
     pc_loop_drain(loop);
 }
 
-static void open_stream(struct pc_dial *dial) {
+/* The dial's socket is the transport's by now. */
+static void open_stream(struct pc_dial *dial, const struct pc_transport *transport) {
     struct pc_loop *loop = dial->loop;
     struct pc_stream *stream = dial->stream;
-    const int fd = dial->fd;
     const bool to_master = dial->to_master;
     struct pc_address local = {.family = 4};
-    const bool known = pc_sock_local_address(fd, &local);
-    const bool loopback = known && (pc_address_is_loopback(&local) || pc_address_same_host(&local, &stream->remote));
+    const bool known = pc_sock_local_address(transport->fd, &local);
+    const bool loopback = pc_transport_is_shm(transport) ||
+                          (known && (pc_address_is_loopback(&local) || pc_address_same_host(&local, &stream->remote)));
     pc_watch_destroy(dial->watch);
     dial->watch = NULL;
     dial->fd = -1;
     destroy(dial);
-    struct pc_conn *conn = pc_conn_create(loop, stream, fd);
+    struct pc_conn *conn = pc_conn_create(loop, stream, transport);
     const uint64_t now_ns = pc_loop_now();
     if (conn == NULL) {
         loop->machine->ops->closed(loop->machine, stream, ENOMEM, now_ns);
@@ -93,7 +99,9 @@ static void open_stream(struct pc_dial *dial) {
 
 static void succeed(struct pc_dial *dial) {
     if (dial->stream != NULL) {
-        open_stream(dial);
+        struct pc_transport transport;
+        pc_transport_tcp(&transport, dial->fd);
+        open_stream(dial, &transport);
         return;
     }
     struct pc_loop *loop = dial->loop;
@@ -103,20 +111,31 @@ static void succeed(struct pc_dial *dial) {
     pc_loop_drain(loop);
 }
 
-static void attempt_failed(struct pc_dial *dial, int sys_errno) {
-    dial->last_errno = sys_errno;
-    drop_attempt(dial);
+static void next_address(struct pc_dial *dial) {
     dial->at++;
+    dial->local_tried = false;
+}
+
+static void attempt_failed(struct pc_dial *dial, int sys_errno) {
+    drop_attempt(dial);
+    if (dial->local) {
+        dial->local = false;
+    } else {
+        dial->last_errno = sys_errno;
+        next_address(dial);
+    }
     try_next(dial);
 }
 
 static void attempt_over(struct pc_dial *dial) {
-    const int failure = pc_sock_dialed(dial->fd);
-    if (failure == 0) succeed(dial);
-    else attempt_failed(dial, failure);
+    struct pc_transport transport;
+    const int failure = dial->local ? pc_shm_dialed(dial->fd, &transport) : pc_sock_dialed(dial->fd);
+    if (failure != 0) attempt_failed(dial, failure);
+    else if (dial->local) open_stream(dial, &transport);
+    else succeed(dial);
 }
 
-static void on_writable(void *owner, int status, int events) {
+static void on_answer(void *owner, int status, int events) {
     (void)status; /* the socket knows the reason */
     (void)events;
     attempt_over(owner);
@@ -132,12 +151,34 @@ static bool connected_already(int fd) {
     return poll(&poll_fd, 1, 0) == 1;
 }
 
+static bool wait_for(struct pc_dial *dial, int event, uint64_t time_ns) {
+    dial->watch = pc_watch_create(&dial->loop->uv, dial->fd, on_answer, dial);
+    if (dial->watch == NULL) return false;
+    pc_watch_set(dial->watch, event);
+    pc_alarm_set(dial->alarm, time_ns);
+    return true;
+}
+
+/* True: the other end is asked for shared memory, and the answer is waited for. */
+static bool try_local(struct pc_dial *dial, const struct pc_address *to, uint64_t time_ns) {
+    if (dial->local_tried || dial->stream == NULL || dial->to_master || !dial->loop->config.shared_memory) return false;
+    dial->local_tried = true;
+    if (!pc_sock_is_own_host(to)) return false;
+    dial->fd = pc_shm_dial(to->port);
+    if (dial->fd < 0) return false;
+    dial->local = wait_for(dial, UV_READABLE, time_ns);
+    if (!dial->local) drop_attempt(dial);
+    return dial->local;
+}
+
 static void try_next(struct pc_dial *dial) {
-    for (; dial->at < dial->count; dial->at++) {
+    for (; dial->at < dial->count; next_address(dial)) {
         const uint64_t now_ns = pc_loop_now();
         const uint64_t left_ns = dial->deadline_ns > now_ns ? dial->deadline_ns - now_ns : 0;
+        const uint64_t time_ns = left_ns / (dial->count - dial->at);
         const struct pc_address *to = &dial->addresses[dial->at];
         if (dial->stream != NULL) dial->stream->remote = *to;
+        if (try_local(dial, to, time_ns / 2)) return;
         const int result = pc_sock_dial(to, &dial->loop->config.sock, &dial->fd);
         if (result == 0 || (result == EINPROGRESS && connected_already(dial->fd))) {
             const int failure = pc_sock_dialed(dial->fd);
@@ -148,12 +189,7 @@ static void try_next(struct pc_dial *dial) {
             dial->last_errno = failure;
             drop_attempt(dial);
         } else if (result == EINPROGRESS) {
-            dial->watch = pc_watch_create(&dial->loop->uv, dial->fd, on_writable, dial);
-            if (dial->watch != NULL) {
-                pc_watch_set(dial->watch, UV_WRITABLE);
-                pc_alarm_set(dial->alarm, left_ns / (dial->count - dial->at));
-                return;
-            }
+            if (wait_for(dial, UV_WRITABLE, time_ns)) return;
             dial->last_errno = ENOMEM;
             drop_attempt(dial);
         } else {

@@ -8,6 +8,7 @@
 #include "base/checked.h"
 #include "base/log.h"
 #include "io/conn.h"
+#include "io/shm.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -20,18 +21,31 @@ struct pc_listener {
     struct pc_list node;
     struct pc_loop *loop;
     int fd;
+    bool local; /* a socket for shared memory */
     struct pc_watch *watch;
     struct pc_alarm *alarm;
     bool pausing; /* to say it once */
 };
 
-static void take(struct pc_loop *loop, int fd, const struct pc_address *from) {
+/* 0, or -1 with errno. One who comes through a local socket counts as coming through loopback. */
+static int accept_one(struct pc_listener *listener, struct pc_transport *transport, struct pc_address *from) {
+    if (listener->local) {
+        *from = (struct pc_address){.family = 4, .ip = {127, 0, 0, 1}};
+        return pc_shm_accept(listener->fd, transport);
+    }
+    const int fd = pc_sock_accept(listener->fd, &listener->loop->config.sock, from);
+    if (fd < 0) return -1;
+    pc_transport_tcp(transport, fd);
+    return 0;
+}
+
+static void take(struct pc_loop *loop, struct pc_transport *transport, const struct pc_address *from) {
     struct pc_stream *stream = loop->machine->ops->accept(loop->machine, from, pc_loop_now());
     if (stream == NULL) {
-        pc_sock_close(fd);
+        transport->ops->close(transport);
         return;
     }
-    if (pc_conn_create(loop, stream, fd) == NULL) {
+    if (pc_conn_create(loop, stream, transport) == NULL) {
         loop->machine->ops->closed(loop->machine, stream, ENOMEM, pc_loop_now());
     }
 }
@@ -47,18 +61,19 @@ static void on_readable(void *owner, int status, int events) {
     (void)events;
     for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
         struct pc_address from;
-        const int fd = pc_sock_accept(listener->fd, &loop->config.sock, &from);
-        if (fd < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
-        if (fd < 0 && out_of_something(errno)) {
+        struct pc_transport transport;
+        const bool taken = accept_one(listener, &transport, &from) == 0;
+        if (!taken && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
+        if (!taken && out_of_something(errno)) {
             if (!listener->pausing) PC_LOG(pcclLogWarn, "%s: cannot accept: %s", loop->machine->name, strerror(errno));
             listener->pausing = true;
             pc_watch_set(listener->watch, 0);
             pc_alarm_set(listener->alarm, PAUSE_NS);
             break;
         }
-        if (fd < 0) continue; /* that one connection failed */
+        if (!taken) continue; /* that one connection failed */
         listener->pausing = false;
-        take(loop, fd, &from);
+        take(loop, &transport, &from);
         pc_loop_drain(loop);
     }
     pc_loop_drain(loop);
@@ -77,7 +92,7 @@ static void destroy(struct pc_listener *listener) {
     free(listener);
 }
 
-pc_status pc_listener_create(struct pc_loop *loop, int fd) {
+static pc_status create(struct pc_loop *loop, int fd, bool local) {
     struct pc_listener *listener = pc_calloc(1, sizeof *listener);
     if (listener == NULL) {
         pc_sock_close(fd);
@@ -85,6 +100,7 @@ pc_status pc_listener_create(struct pc_loop *loop, int fd) {
     }
     listener->loop = loop;
     listener->fd = fd;
+    listener->local = local;
     listener->watch = pc_watch_create(&loop->uv, fd, on_readable, listener);
     listener->alarm = pc_alarm_create(&loop->uv, resume, listener);
     if (listener->watch == NULL || listener->alarm == NULL) {
@@ -93,6 +109,21 @@ pc_status pc_listener_create(struct pc_loop *loop, int fd) {
     }
     pc_list_append(&loop->listeners, &listener->node);
     pc_watch_set(listener->watch, UV_READABLE);
+    return pcclSuccess;
+}
+
+/* Shared memory is an offer: without it the others come through TCP. */
+static void offer_shm(struct pc_loop *loop, const struct pc_address *bound) {
+    const int fd = pc_shm_listen(bound->port);
+    if (fd < 0) PC_LOG(pcclLogInfo, "%s: no shared memory for peers: %s", loop->machine->name, strerror(errno));
+    else (void)create(loop, fd, true);
+}
+
+pc_status pc_listener_create(struct pc_loop *loop, int fd) {
+    struct pc_address bound;
+    const bool known = pc_sock_local_address(fd, &bound);
+    PC_TRY(create(loop, fd, false));
+    if (known && loop->config.shared_memory) offer_shm(loop, &bound);
     return pcclSuccess;
 }
 

@@ -4,7 +4,7 @@
 
 #include "io/loop.h"
 
-/* Takes over the socket, even on failure. */
+/* Takes over the socket, even on failure. With shared memory in the loop's configuration it is offered beside TCP. */
 pc_status pc_listener_create(struct pc_loop *loop, int fd);
 void pc_listener_destroy_all(struct pc_loop *loop);
 

@@ -49,6 +49,7 @@ struct pc_loop_config {
     void *user;
     struct pc_sock_options sock;
     uint64_t dial_timeout_ns; /* of one DIAL over all its addresses */
+    bool shared_memory; /* dials to other members of this host try it, and listeners offer it */
 };
 
 struct pc_loop {

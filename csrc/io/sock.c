@@ -287,6 +287,20 @@ int pc_sock_dial(const struct pc_address *to, const struct pc_sock_options *opti
     return failure;
 }
 
+/* The system answers with the source that it would use: for an address of its own, that same address. */
+bool pc_sock_is_own_host(const struct pc_address *address) {
+    if (pc_address_is_loopback(address)) return true;
+    const int fd = socket(address->family == 4 ? AF_INET : AF_INET6, SOCK_DGRAM, 0);
+    if (fd < 0) return false;
+    struct sockaddr_storage storage;
+    const socklen_t len_bytes = pc_sock_to_system(address, &storage);
+    struct pc_address local;
+    const bool own = set_flags(fd) == 0 && connect(fd, (struct sockaddr *)&storage, len_bytes) == 0 &&
+                     pc_sock_local_address(fd, &local) && pc_address_same_host(&local, address);
+    (void)close(fd);
+    return own;
+}
+
 int pc_sock_dialed(int fd) {
     const int failure = pc_sock_error(fd);
     if (failure != 0) return failure;

@@ -31,6 +31,9 @@ pc_status pc_sock_listen(const struct pc_address *address, uint16_t port_min, ui
 /* :: with IPv4 where the host has IPv6, else 0.0.0.0. */
 struct pc_address pc_sock_any(void);
 
+/* Whether what is sent there stays on this host. */
+bool pc_sock_is_own_host(const struct pc_address *address);
+
 /* Begins to connect: 0 (connected), EINPROGRESS, or the error; with the first two *fd_out is the socket. */
 int pc_sock_dial(const struct pc_address *to, const struct pc_sock_options *options, int *fd_out);
 /* After a dial became writable: 0 or why it failed. A socket connected to itself counts as refused. */

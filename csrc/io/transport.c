@@ -64,6 +64,5 @@ void pc_transport_tcp(struct pc_transport *transport, int fd) {
         .finish = tcp_finish,
         .close = tcp_close,
     };
-    transport->ops = &tcp;
-    transport->fd = fd;
+    *transport = (struct pc_transport){.ops = &tcp, .fd = fd};
 }

@@ -1,6 +1,6 @@
 /*
- * K4: how the bytes of one connection move. The rest of the driver knows only these four operations, so that TLS and
- * shared memory can stand beside TCP without a change elsewhere.
+ * K4: how the bytes of one connection move. The rest of the driver knows only these operations, so that TCP and shared
+ * memory stand side by side, and TLS can join them.
  */
 #ifndef PC_TRANSPORT_H
 #define PC_TRANSPORT_H
@@ -16,6 +16,12 @@ struct pc_transport_ops {
     /* Bytes moved; -1 with errno (EAGAIN: none now). Reading gives 0 at the other end's end. Neither blocks. */
     ptrdiff_t (*read)(struct pc_transport *transport, const struct pc_span *spans, int count);
     ptrdiff_t (*write)(struct pc_transport *transport, const struct pc_span *spans, int count);
+    /*
+     * NULL: the descriptor is readable while there is something to read, and writable while there is room. Else it is
+     * readable when the other end has done something; it is to be called first then, and afterwards both directions are
+     * tried until EAGAIN. Only an end that has met EAGAIN is woken again. Such a descriptor is always writable.
+     */
+    void (*woken)(struct pc_transport *transport);
     /* Nothing more will be written: the other end reads what is under way, then the end. */
     void (*finish)(struct pc_transport *transport);
     void (*close)(struct pc_transport *transport);
@@ -24,6 +30,7 @@ struct pc_transport_ops {
 struct pc_transport {
     const struct pc_transport_ops *ops;
     int fd; /* to be polled; -1: closed */
+    void *state; /* the transport's own */
 };
 
 /* Takes over a connected, non-blocking socket. */

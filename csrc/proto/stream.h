@@ -85,6 +85,7 @@ struct pc_stream {
     uint32_t stripe;
     struct pc_address remote;
     uint32_t rtt_us; /* the driver's: shortest round trip that its network has measured; 0: unknown */
+    bool shared_memory; /* the driver's: the other end is on this host, and no network in between */
     uint64_t opened_ns, heard_ns, progressed_ns;
     bool open; /* connected */
     bool closing; /* PC_ACTION_CLOSE is out, or will be when drained */
