@@ -64,7 +64,7 @@ static void end_sync(struct pc_master *master, struct pc_group *group, const pc_
     group->sync_id = 0;
     if (error == NULL) group->revision = group->sync_revision + 1;
     PC_EACH_PEER(master, peer) {
-        if (!pc_master_votes(peer) || peer->group != group->number) continue;
+        if (!pc_master_in_group(peer, group)) continue;
         if (peer->sync_id == sync_id) {
             if (error == NULL) peer->standing = true;
             pc_master_answer(master, peer, group->sync_revision, error);
@@ -78,7 +78,7 @@ void pc_master_sync_fail(struct pc_master *master, struct pc_group *group, const
 
 static void check_transfers(struct pc_master *master, struct pc_group *group) {
     PC_EACH_PEER(master, peer) {
-        if (peer->group == group->number && pc_master_votes(peer) && peer->sync_waited) return;
+        if (pc_master_in_group(peer, group) && peer->sync_waited) return;
     }
     end_sync(master, group, NULL);
 }
@@ -175,7 +175,7 @@ static void run_sync(struct pc_master *master, struct pc_group *group, uint32_t 
     election.voters = pc_arena_alloc(&master->arena, count, sizeof *election.voters);
     if (election.voters == NULL) return;
     PC_EACH_PEER(master, peer) {
-        if (!pc_master_votes(peer) || peer->group != group->number) continue;
+        if (!pc_master_in_group(peer, group)) continue;
         election.voters[election.count++] =
             (struct pc_voter){.id = peer->id, .standing = peer->standing, .offer = &peer->offer};
     }
@@ -185,7 +185,7 @@ static void run_sync(struct pc_master *master, struct pc_group *group, uint32_t 
     }
     const pc_error error = {.code = pcclNoMemory, .message = "the master has no memory to elect the shared state"};
     PC_EACH_PEER(master, peer) {
-        if (pc_master_votes(peer) && peer->group == group->number) pc_master_answer(master, peer, 0, &error);
+        if (pc_master_in_group(peer, group)) pc_master_answer(master, peer, 0, &error);
     }
 }
 
@@ -213,7 +213,7 @@ static uint8_t common_call(struct pc_master *master, const struct pc_group *grou
     bool same = true;
     *count = 0;
     PC_EACH_PEER(master, peer) {
-        if (!pc_master_votes(peer) || (group != NULL && peer->group != group->number)) continue;
+        if (group == NULL ? !pc_master_votes(peer) : !pc_master_in_group(peer, group)) continue;
         if (*count > 0 && peer->call != common) same = false;
         common = peer->call;
         (*count)++;
@@ -230,9 +230,9 @@ static bool has_started(const struct pc_peer *peer, const struct pc_op_key *key)
     return false;
 }
 
-void pc_master_moved(struct pc_master *master, uint32_t group) {
+void pc_master_moved(struct pc_master *master, const struct pc_group *group) {
     PC_EACH_PEER(master, peer) {
-        if (peer->group != group) continue;
+        if (!pc_master_in_group(peer, group)) continue;
         peer->stall_count = peer->stall_reports = 0;
         peer->started_count = 0;
     }
@@ -257,9 +257,12 @@ static bool does_part(const struct pc_peer *other, const struct pc_peer *peer, c
 static bool hopeful(struct pc_master *master, const struct pc_peer *peer) {
     for (uint32_t i = 0; i < peer->stall_count; i++) {
         if (peer->stalls[i].kind != PC_CALL_COLLECTIVE) continue;
+        const struct pc_op_key *key = &peer->stalls[i].key;
+        const struct pc_group *group = pc_master_group_of(master, key);
+        if (group == NULL) return true;
         bool all = true;
         PC_EACH_PEER(master, other) {
-            if (!pc_master_takes_part(other, &peer->stalls[i].key)) continue;
+            if (!pc_master_takes_part(other, group, key)) continue;
             all &= does_part(other, peer, &peer->stalls[i]);
             /* In are_peers_pending without a report yet: operations of other threads may be in flight. */
             if (other->call == PC_CALL_PEERS_PENDING && other->stall_count == 0) return true;
@@ -288,7 +291,7 @@ static void fail_group(struct pc_master *master, const struct pc_group *group) {
     pc_error error = {0};
     char list[600] = "";
     PC_EACH_PEER(master, peer) {
-        if (!pc_master_votes(peer) || peer->group != group->number) continue;
+        if (!pc_master_in_group(peer, group)) continue;
         size_t used = strlen(list);
         if (used > 0) used += (size_t)snprintf(list + used, sizeof list - used, "; ");
         if (used < sizeof list) describe(peer, list + used, sizeof list - used);
@@ -297,20 +300,20 @@ static void fail_group(struct pc_master *master, const struct pc_group *group) {
     pc_error_hint(&error, "all peers of a group must make the same joint calls, and post the operations of a tag alike");
     PC_LOG(pcclLogWarn, "%s: %s", master->machine.name, error.message);
     PC_EACH_PEER(master, peer) {
-        if (!pc_master_votes(peer) || peer->group != group->number) continue;
+        if (!pc_master_in_group(peer, group)) continue;
         for (uint32_t i = 0; i < peer->stall_count; i++) {
             if (peer->stalls[i].kind != PC_CALL_COLLECTIVE) continue;
             pc_master_abort_op(master, &peer->stalls[i].key, &error, peer->stalls[i].in_step != 0);
         }
         pc_master_answer(master, peer, 0, &error);
     }
-    pc_master_moved(master, group->number);
+    pc_master_moved(master, group);
 }
 
 static void find_deadlock(struct pc_master *master, const struct pc_group *group) {
     uint32_t count = 0;
     PC_EACH_PEER(master, peer) {
-        if (!pc_master_votes(peer) || peer->group != group->number) continue;
+        if (!pc_master_in_group(peer, group)) continue;
         if (!blocked(peer) || hopeful(master, peer)) return;
         count++;
     }
@@ -338,7 +341,7 @@ void pc_master_stalled(struct pc_peer *peer, const struct pc_msg_stalled *stalle
 static void end_step(struct pc_master *master, struct pc_group *group) {
     pc_error error = {0};
     PC_EACH_PEER(master, peer) {
-        if (!pc_master_votes(peer) || peer->group != group->number || peer->vote) continue;
+        if (!pc_master_in_group(peer, group) || peer->vote) continue;
         if (error.code != pcclSuccess) continue;
         error.peer_id = peer->id;
         pc_error_set(&error, pcclStepAborted, "the step was aborted: something in it failed at peer %llu",
@@ -351,9 +354,9 @@ static void end_step(struct pc_master *master, struct pc_group *group) {
         pc_master_flip(master, false);
     }
     PC_EACH_PEER(master, peer) {
-        if (pc_master_votes(peer) && peer->group == group->number) pc_master_answer(master, peer, 0, commit ? NULL : &error);
+        if (pc_master_in_group(peer, group)) pc_master_answer(master, peer, 0, commit ? NULL : &error);
     }
-    pc_master_moved(master, group->number);
+    pc_master_moved(master, group);
 }
 
 void pc_master_evaluate(struct pc_master *master, uint64_t now_ns) {

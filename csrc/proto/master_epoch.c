@@ -24,6 +24,18 @@ struct pc_group *pc_master_group(struct pc_master *master, uint32_t number, bool
     return group;
 }
 
+struct pc_group *pc_master_group_of(const struct pc_master *master, const struct pc_op_key *key) {
+    for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next) {
+        struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
+        if (group->number == key->group) return group;
+    }
+    return NULL;
+}
+
+bool pc_master_in_group(const struct pc_peer *peer, const struct pc_group *group) {
+    return pc_master_votes(peer) && peer->group == group->number;
+}
+
 void pc_master_freeze(struct pc_master *master, struct pc_group *group, uint64_t now_ns) {
     if (!master->flushing) {
         master->flushing = true;
@@ -34,7 +46,7 @@ void pc_master_freeze(struct pc_master *master, struct pc_group *group, uint64_t
     group->flushing = true;
     const struct pc_msg_freeze message = {master->epoch};
     PC_EACH_PEER(master, peer) {
-        if (!pc_master_votes(peer) || peer->group != group->number) continue;
+        if (!pc_master_in_group(peer, group)) continue;
         peer->freeze_waited = true;
         peer->flushed_count = 0;
         pc_master_tell(master, peer, PC_MSG_FREEZE, &message);
@@ -174,14 +186,14 @@ static uint32_t longest_rtt(const struct pc_master *master, const uint64_t *ids,
 /* The member list of group, and its ring. Returns false when no ring avoids the bad pairs. */
 static bool plan_ring(struct pc_master *master, struct pc_group *group, bool *changed) {
     uint32_t n = 0;
-    PC_EACH_PEER(master, peer) n += pc_master_votes(peer) && peer->group == group->number;
+    PC_EACH_PEER(master, peer) n += pc_master_in_group(peer, group);
     uint64_t *ids = pc_arena_alloc(&master->arena, n, sizeof *ids);
     uint32_t *order = pc_arena_alloc(&master->arena, n, sizeof *order);
     void *kept = group->ids, *ring = group->ring;
     if (ids == NULL || order == NULL) return false;
     n = 0;
     PC_EACH_PEER(master, peer) {
-        if (pc_master_votes(peer) && peer->group == group->number) ids[n++] = peer->id;
+        if (pc_master_in_group(peer, group)) ids[n++] = peer->id;
     }
     bool ring_only = false;
     const bool possible = order_ring(master, ids, n, order, &ring_only);
@@ -209,7 +221,7 @@ static struct pc_peer *worst_peer(struct pc_master *master, const struct pc_grou
     struct pc_peer *worst = NULL;
     uint32_t worst_count = 0;
     PC_EACH_PEER(master, peer) {
-        if (!pc_master_votes(peer) || peer->group != group->number) continue;
+        if (!pc_master_in_group(peer, group)) continue;
         uint32_t count = 0;
         for (size_t i = 0; i < master->pair_count; i++) {
             const struct pc_pair *pair = &master->pairs[i];
@@ -247,18 +259,18 @@ static void plan_all(struct pc_master *master) {
 static struct pc_array fates_of(struct pc_master *master, const struct pc_group *group) {
     size_t most = 0;
     PC_EACH_PEER(master, peer) {
-        if (pc_master_votes(peer) && peer->group == group->number) most += peer->flushed_count;
+        if (pc_master_in_group(peer, group)) most += peer->flushed_count;
     }
     struct pc_verdict *fates = pc_arena_alloc(&master->arena, most, sizeof *fates);
     uint32_t count = 0;
     if (fates == NULL) return (struct pc_array){0};
     PC_EACH_PEER(master, peer) {
-        if (!pc_master_votes(peer) || peer->group != group->number) continue;
+        if (!pc_master_in_group(peer, group)) continue;
         for (size_t i = 0; i < peer->flushed_count; i++) {
             const struct pc_op_key *key = &peer->flushed[i].key;
             bool known = key->group != group->number;
             for (uint32_t k = 0; k < count && !known; k++) known = pc_op_key_equal(&fates[k].key, key);
-            if (!known) fates[count++] = (struct pc_verdict){*key, pc_master_fate(master, key)};
+            if (!known) fates[count++] = (struct pc_verdict){*key, pc_master_fate(master, group, key)};
         }
     }
     /* In order of seq: tombstones of one tag are consumed in that order. */
@@ -362,7 +374,7 @@ void pc_master_flip(struct pc_master *master, bool topology) {
     for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next) {
         const struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
         if (group->epoch == master->epoch) pc_master_forget_ops(master, group);
-        pc_master_moved(master, group->number);
+        pc_master_moved(master, group);
     }
     forget_gone(master);
     drop_empty_groups(master);

@@ -61,12 +61,16 @@ static void add_commit(struct pc_master *master, const struct pc_op_key *key) {
 
 void pc_master_send_commits(struct pc_master *master) {
     if (master->commit_count == 0) return;
+    const struct pc_group **groups = pc_arena_alloc(&master->arena, master->commit_count, sizeof(const struct pc_group *));
+    for (size_t i = 0; groups != NULL && i < master->commit_count; i++) {
+        groups[i] = pc_master_group_of(master, &master->commits[i].key);
+    }
     PC_EACH_PEER(master, peer) {
-        if (!pc_master_votes(peer)) continue;
         struct pc_verdict *own = pc_arena_alloc(&master->arena, master->commit_count, sizeof *own);
         uint32_t count = 0;
-        for (size_t i = 0; own != NULL && i < master->commit_count; i++) {
-            if (master->commits[i].key.group == peer->group) own[count++] = master->commits[i];
+        for (size_t i = 0; own != NULL && groups != NULL && i < master->commit_count; i++) {
+            const struct pc_verdict *commit = &master->commits[i];
+            if (groups[i] != NULL && pc_master_takes_part(peer, groups[i], &commit->key)) own[count++] = *commit;
         }
         if (count == 0) continue;
         peer->young = false;
@@ -76,8 +80,8 @@ void pc_master_send_commits(struct pc_master *master) {
     master->commit_count = 0;
 }
 
-bool pc_master_takes_part(const struct pc_peer *peer, const struct pc_op_key *key) {
-    if (!pc_master_votes(peer) || peer->group != key->group) return false;
+bool pc_master_takes_part(const struct pc_peer *peer, const struct pc_group *group, const struct pc_op_key *key) {
+    if (!pc_master_in_group(peer, group)) return false;
     return key->channel == 0 || pc_channel_source(key->channel) == peer->id || pc_channel_target(key->channel) == peer->id;
 }
 
@@ -90,8 +94,12 @@ void pc_master_abort_op(struct pc_master *master, const struct pc_op_key *key, c
            (unsigned long long)key->seq, error->message);
     struct pc_verdict verdict = {*key, 0};
     const struct pc_msg_verdict message = {{&verdict, 1}, in_step, pc_error_to_wire(error)};
+    const struct pc_group *group = pc_master_group_of(master, key);
     PC_EACH_PEER(master, peer) {
-        if (pc_master_votes(peer) && peer->group == key->group) pc_master_tell(master, peer, PC_MSG_VERDICT, &message);
+        /* A poisoned step is poisoned for all of the group, whoever took part in what failed first. */
+        const bool concerned = group != NULL && (in_step ? pc_master_in_group(peer, group)
+                                                         : pc_master_takes_part(peer, group, key));
+        if (concerned) pc_master_tell(master, peer, PC_MSG_VERDICT, &message);
     }
 }
 
@@ -124,23 +132,24 @@ static void one_done(struct pc_master *master, struct pc_peer *peer, struct pc_g
     if (op->done_count < needed || group->flushing) return;
     add_commit(master, &done->key);
     drop_op(master, op);
-    pc_master_moved(master, group->number);
+    pc_master_moved(master, group);
 }
 
 void pc_master_done(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_done *done, uint64_t now_ns) {
     (void)now_ns;
-    struct pc_group *group = pc_master_group(master, peer->group, false);
     const struct pc_done *items = done->ops.items;
-    for (uint32_t i = 0; group != NULL && i < done->ops.count; i++) {
-        if (items[i].key.group == group->number && items[i].key.epoch == group->epoch) {
+    for (uint32_t i = 0; i < done->ops.count; i++) {
+        struct pc_group *group = pc_master_group_of(master, &items[i].key);
+        if (group != NULL && items[i].key.epoch == group->epoch && pc_master_takes_part(peer, group, &items[i].key)) {
             one_done(master, peer, group, &items[i]);
         }
     }
 }
 
 void pc_master_op_fail(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_op_fail *fail) {
-    const struct pc_group *group = pc_master_group(master, peer->group, false);
-    if (group == NULL || fail->key.group != group->number || fail->key.epoch != group->epoch || group->flushing) return;
+    const struct pc_group *group = pc_master_group_of(master, &fail->key);
+    if (group == NULL || fail->key.epoch != group->epoch || group->flushing) return;
+    if (!pc_master_takes_part(peer, group, &fail->key)) return;
     pc_error error;
     pc_error_from_wire(&fail->error, &error);
     if (error.code == pcclSuccess) error.code = pcclInternalError;
@@ -148,11 +157,11 @@ void pc_master_op_fail(struct pc_master *master, struct pc_peer *peer, const str
 }
 
 /* DONE of every survivor, whoever else took part. All of them are frozen, so the answer can't change any more. */
-bool pc_master_fate(struct pc_master *master, const struct pc_op_key *key) {
+bool pc_master_fate(struct pc_master *master, const struct pc_group *group, const struct pc_op_key *key) {
     const struct pc_pending_op *op = find_op(master, key, false);
     if (op == NULL) return false;
     PC_EACH_PEER(master, peer) {
-        if (pc_master_takes_part(peer, key) && !has_done(op, peer->id)) return false;
+        if (pc_master_takes_part(peer, group, key) && !has_done(op, peer->id)) return false;
     }
     return true;
 }

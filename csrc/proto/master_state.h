@@ -177,6 +177,10 @@ void pc_master_join_tick(struct pc_master *master, uint64_t now_ns);
 
 /* master_epoch.c ------------------------------------------------------------------------------------------------ */
 struct pc_group *pc_master_group(struct pc_master *master, uint32_t number, bool create);
+/* The group whose operation key is; NULL: there is none, or no more. */
+struct pc_group *pc_master_group_of(const struct pc_master *master, const struct pc_op_key *key);
+/* Whether the operations, joint calls and votes of group wait for peer. */
+bool pc_master_in_group(const struct pc_peer *peer, const struct pc_group *group);
 /* peer is no member from now on. evict: tell it why, in case that it lives. */
 void pc_master_remove(struct pc_master *master, struct pc_peer *peer, const pc_error *why, bool evict,
                       uint64_t now_ns);
@@ -193,10 +197,10 @@ void pc_master_done(struct pc_master *master, struct pc_peer *peer, const struct
 void pc_master_op_fail(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_op_fail *fail);
 /* in_step: the step of the operation is poisoned. */
 void pc_master_abort_op(struct pc_master *master, const struct pc_op_key *key, const pc_error *error, bool in_step);
-/* Whether the peer takes part in an operation of its group. */
-bool pc_master_takes_part(const struct pc_peer *peer, const struct pc_op_key *key);
+/* Whether peer takes part in an operation of group. */
+bool pc_master_takes_part(const struct pc_peer *peer, const struct pc_group *group, const struct pc_op_key *key);
 /* The verdict on an operation of a flushed group. */
-bool pc_master_fate(struct pc_master *master, const struct pc_op_key *key);
+bool pc_master_fate(struct pc_master *master, const struct pc_group *group, const struct pc_op_key *key);
 void pc_master_forget_ops(struct pc_master *master, const struct pc_group *group);
 void pc_master_send_commits(struct pc_master *master);
 void pc_master_ops_fini(struct pc_master *master);
@@ -217,7 +221,7 @@ void pc_master_evaluate(struct pc_master *master, uint64_t now_ns);
 void pc_master_stalled(struct pc_peer *peer, const struct pc_msg_stalled *stalled);
 
 /* Something in group moved: what its members reported as blocked is out of date. */
-void pc_master_moved(struct pc_master *master, uint32_t group);
+void pc_master_moved(struct pc_master *master, const struct pc_group *group);
 
 /* master_status.c ----------------------------------------------------------------------------------------------- */
 void pc_master_status(struct pc_master *master, struct pc_peer *peer, uint64_t now_ns);

@@ -56,8 +56,9 @@ static void put_op(struct pc_writer *out, struct pc_master *master, const struct
     for (size_t i = 0; i < op->done_count; i++) put(out, "%s%llu", i > 0 ? "," : "", (unsigned long long)op->done[i]);
     put(out, "],\"waiting\":[");
     bool first_id = true;
+    const struct pc_group *group = pc_master_group_of(master, &op->key);
     PC_EACH_PEER(master, peer) {
-        bool done = !pc_master_takes_part(peer, &op->key);
+        bool done = group == NULL || !pc_master_takes_part(peer, group, &op->key);
         for (size_t i = 0; i < op->done_count && !done; i++) done = op->done[i] == peer->id;
         if (done) continue;
         put(out, "%s%llu", first_id ? "" : ",", (unsigned long long)peer->id);
@@ -66,13 +67,14 @@ static void put_op(struct pc_writer *out, struct pc_master *master, const struct
     put(out, "]}");
 }
 
-static bool missing(const struct pc_peer *other, const struct pc_peer *peer, const struct pc_stall *stall) {
+static bool missing(const struct pc_master *master, const struct pc_peer *other, const struct pc_peer *peer, const struct pc_stall *stall) {
     if (other == peer || !pc_master_votes(other)) return false;
     if (stall->kind != PC_CALL_COLLECTIVE) {
         const bool of_group = stall->kind == PC_CALL_SYNC_STATE || stall->kind == PC_CALL_END_STEP;
         return other->call != stall->kind && (!of_group || other->group == peer->group);
     }
-    if (!pc_master_takes_part(other, &stall->key)) return false;
+    const struct pc_group *group = pc_master_group_of(master, &stall->key);
+    if (group == NULL || !pc_master_takes_part(other, group, &stall->key)) return false;
     for (size_t i = 0; i < other->started_count; i++) {
         if (pc_op_key_equal(&other->started[i], &stall->key)) return false;
     }
@@ -90,7 +92,7 @@ static void put_waits(struct pc_writer *out, struct pc_master *master) {
                 (unsigned long long)stall->blocked_ms);
             bool first_id = true;
             PC_EACH_PEER(master, other) {
-                if (!missing(other, peer, stall)) continue;
+                if (!missing(master, other, peer, stall)) continue;
                 put(out, "%s%llu", first_id ? "" : ",", (unsigned long long)other->id);
                 first_id = false;
             }

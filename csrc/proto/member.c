@@ -36,7 +36,7 @@ static pc_status on_frame(void *machine, struct pc_stream *stream, const struct 
 static pc_status on_bulk(void *machine, struct pc_stream *stream) {
     struct pc_member *member = machine;
     if (stream->sink.owner == &member->sync) return pc_member_sync_arrived(member, stream);
-    return pc_member_data_arrived(member, stream, stream->heard_ns);
+    return pc_member_data_arrived(stream, stream->heard_ns);
 }
 
 static void on_sent(void *machine, struct pc_stream *stream, struct pc_tx *tx) {

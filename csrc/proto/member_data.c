@@ -202,9 +202,9 @@ static pc_status judge(struct pc_op *op, pc_status status, const struct pc_arriv
 
 /* Starting ------------------------------------------------------------------------------------------------------ */
 
-static uint32_t rank_of(const struct pc_member *member, uint64_t id) {
-    for (uint32_t rank = 0; rank < member->group.n; rank++) {
-        if (member->group.ids[rank] == id) return rank;
+static uint32_t rank_of(const struct pc_member_group *group, uint64_t id) {
+    for (uint32_t rank = 0; rank < group->n; rank++) {
+        if (group->ids[rank] == id) return rank;
     }
     return PC_RANK_NONE;
 }
@@ -218,7 +218,7 @@ static pc_status take_arrival(struct pc_op *op, const struct pc_arrival *arrival
 static pc_status take_held(struct pc_op *op, struct pc_held *held, uint64_t now_ns) {
     struct pc_arrival arrival = held->arrival;
     const uint64_t from = held->link->peer;
-    arrival.from = rank_of(op->member, from);
+    arrival.from = rank_of(op->group, from);
     pc_status status = arrival.from == PC_RANK_NONE ? pcclProtocolError : pcclSuccess;
     if (held->ready || arrival.kind == PC_DATA_WANT_READY) {
         if (status == pcclSuccess && held->ready) on_ready(op, arrival.from, held->credit, held->link);
@@ -235,12 +235,13 @@ static pc_status take_held(struct pc_op *op, struct pc_held *held, uint64_t now_
 
 static pc_status make_lanes(struct pc_op *op) {
     struct pc_member *member = op->member;
-    const size_t bytes = member->group.n * sizeof *op->lanes;
+    const struct pc_member_group *group = op->group;
+    const size_t bytes = group->n * sizeof *op->lanes;
     op->lanes = (struct pc_lane *)(void *)pc_pool_take_buffer(&member->pool, bytes, &op->lanes_capacity);
     if (op->lanes == NULL) return pcclNoMemory;
     memset(op->lanes, 0, bytes);
-    for (size_t rank = 0; rank < member->group.n; rank++) {
-        op->lanes[rank].peer = member->group.ids[rank];
+    for (size_t rank = 0; rank < group->n; rank++) {
+        op->lanes[rank].peer = group->ids[rank];
         pc_list_init(&op->lanes[rank].waiting);
     }
     return pcclSuccess;
@@ -249,7 +250,7 @@ static pc_status make_lanes(struct pc_op *op) {
 /* Blocks between two members have no way round a link that was given up. */
 static bool has_links(struct pc_op *op) {
     struct pc_member *member = op->member;
-    if (!member->group.ring_only || op->call->shape.algorithm == PC_ALGORITHM_RING) return true;
+    if (!op->group->ring_only || op->call->shape.algorithm == PC_ALGORITHM_RING) return true;
     for (uint32_t rank = 0; rank < op->collective.plan.n; rank++) {
         const struct pc_link *link = pc_member_link(member, op->lanes[rank].peer);
         if (!pc_collective_talks_to(&op->collective, rank) || (link != NULL && link->state != PC_LINK_DOWN)) continue;
@@ -274,9 +275,9 @@ pc_status pc_op_start(struct pc_op *op, uint64_t now_ns) {
     struct pc_member *member = op->member;
     struct pc_call *call = op->call;
     const struct pc_collective_config config = {
-        .request = {.shape = &call->shape, .n = (uint32_t)member->group.n, .rank = member->group.rank,
-                    .ring = member->group.ring, .count = call->count, .counts = call->counts, .recv_counts = call->recv_counts,
-                    .source = call->source, .target = call->target, .rtt_us = member->group.rtt_us},
+        .request = {.shape = &call->shape, .n = (uint32_t)op->group->n, .rank = op->group->rank,
+                    .ring = op->group->ring, .count = call->count, .counts = call->counts, .recv_counts = call->recv_counts,
+                    .source = call->source, .target = call->target, .rtt_us = op->group->rtt_us},
         .send = call->send,
         .recv = call->recv,
         .undo = call->undo && call->shape.consistency == PC_STRICT,
@@ -367,13 +368,14 @@ void pc_member_ops_unhold(struct pc_member *member, const struct pc_link *link) 
  */
 static pc_status operation_of(struct pc_member *member, const struct pc_op_key *wire_key, struct pc_op **op) {
     struct pc_op_key key = *wire_key;
-    const uint64_t epoch = member->group.epoch;
+    struct pc_member_group *group = &member->group;
+    const uint64_t epoch = group->epoch;
     *op = NULL;
     const bool ours = pc_channel_source(key.channel) == member->id || pc_channel_target(key.channel) == member->id;
-    if (key.group != member->group.number || (key.channel != 0 && !ours)) return pcclProtocolError;
+    if (key.group != group->number || (key.channel != 0 && !ours)) return pcclProtocolError;
     if (PC_MUTANT(PC_MUTANT_OLD_EPOCH) && key.epoch < epoch) key.epoch = epoch;
     if (key.epoch < epoch) return pcclSuccess;
-    struct pc_tag *tag = pc_op_tag(member, key.tag, key.channel, true);
+    struct pc_tag *tag = pc_op_tag(group, key.tag, key.channel, true);
     if (tag == NULL) return pcclNoMemory;
     *op = pc_op_find(tag, key.epoch, key.seq);
     if (*op != NULL) return pcclSuccess;
@@ -439,7 +441,7 @@ static pc_status hold_segment(struct pc_op *op, struct pc_stream *stream, const 
 static pc_status take_segment(struct pc_op *op, struct pc_stream *stream, struct pc_arrival *arrival,
                               uint64_t now_ns) {
     const struct pc_link *link = stream->subject;
-    arrival->from = rank_of(op->member, link->peer);
+    arrival->from = rank_of(op->group, link->peer);
     if (arrival->from == PC_RANK_NONE) return pcclProtocolError;
     if (arrival->kind == PC_DATA_WANT_READY) {
         grant(op, &op->lanes[arrival->from]);
@@ -476,7 +478,7 @@ pc_status pc_member_data(struct pc_member *member, struct pc_stream *stream, con
     return take_segment(op, stream, &arrival, now_ns);
 }
 
-pc_status pc_member_data_arrived(struct pc_member *member, struct pc_stream *stream, uint64_t now_ns) {
+pc_status pc_member_data_arrived(struct pc_stream *stream, uint64_t now_ns) {
     const struct pc_sink sink = stream->sink;
     const struct pc_link *link = stream->subject;
     struct pc_op *op = sink.owner;
@@ -487,7 +489,7 @@ pc_status pc_member_data_arrived(struct pc_member *member, struct pc_stream *str
         if (op->phase == PC_OP_HELD || op->failed) return pcclSuccess;
         PC_TRY(take_held(op, held, now_ns));
     } else {
-        const struct pc_arrival arrival = {.from = rank_of(member, link->peer), .chunk = sink.chunk,
+        const struct pc_arrival arrival = {.from = rank_of(op->group, link->peer), .chunk = sink.chunk,
                                            .segment = sink.segment, .kind = sink.kind, .weight = sink.weight,
                                            .len_bytes = stream->frame.bulk_len, .data = sink.data};
         PC_TRY(take_arrival(op, &arrival, link->peer, now_ns));
@@ -504,7 +506,7 @@ pc_status pc_member_ready(struct pc_member *member, struct pc_link *link, const 
     op->progress_ns = now_ns;
     note_shape(op, &ready->shape, link->peer);
     if (op->phase != PC_OP_HELD) {
-        const uint32_t rank = rank_of(member, link->peer);
+        const uint32_t rank = rank_of(op->group, link->peer);
         if (!agrees(op, &ready->shape, link->peer)) return pcclSuccess;
         if (rank == PC_RANK_NONE) return pcclProtocolError;
         on_ready(op, rank, ready->credit, link);

@@ -11,8 +11,7 @@
 
 /* Tags and operations ------------------------------------------------------------------------------------------- */
 
-struct pc_tag *pc_op_tag(struct pc_member *member, uint64_t number, uint64_t channel, bool create) {
-    struct pc_member_group *group = &member->group;
+struct pc_tag *pc_op_tag(struct pc_member_group *group, uint64_t number, uint64_t channel, bool create) {
     const uint64_t hash = (number ^ channel * 0x100000001b3ull) * 0x9e3779b97f4a7c15ull;
     struct pc_list *bucket = &group->tags[hash >> 32 & (PC_TAG_BUCKETS - 1)];
     for (struct pc_list *node = bucket->next; node != bucket; node = node->next) {
@@ -22,6 +21,7 @@ struct pc_tag *pc_op_tag(struct pc_member *member, uint64_t number, uint64_t cha
     if (!create || group->tag_count >= PC_TAGS_MAX) return NULL;
     struct pc_tag *tag = pc_calloc(1, sizeof *tag);
     if (tag == NULL) return NULL;
+    tag->group = group;
     tag->number = number;
     tag->channel = channel;
     pc_list_init(&tag->ops);
@@ -46,6 +46,7 @@ struct pc_op *pc_op_create(struct pc_member *member, struct pc_tag *tag, const s
     if (op == NULL) return NULL;
     memset(op, 0, sizeof *op);
     op->tag = tag;
+    op->group = tag->group;
     op->member = member;
     op->key = *key;
     pc_list_init(&op->held);
@@ -54,9 +55,9 @@ struct pc_op *pc_op_create(struct pc_member *member, struct pc_tag *tag, const s
     return op;
 }
 
-void pc_op_each(struct pc_member *member, void (*fn)(struct pc_op *op, void *context), void *context) {
+void pc_op_each_in(struct pc_member_group *group, void (*fn)(struct pc_op *op, void *context), void *context) {
     for (int i = 0; i < PC_TAG_BUCKETS; i++) {
-        struct pc_list *bucket = &member->group.tags[i];
+        struct pc_list *bucket = &group->tags[i];
         for (struct pc_list *t = bucket->next; t != bucket; t = t->next) {
             struct pc_tag *tag = PC_LIST_ENTRY(t, struct pc_tag, node);
             for (struct pc_list *node = tag->ops.next, *next; node != &tag->ops; node = next) {
@@ -65,6 +66,10 @@ void pc_op_each(struct pc_member *member, void (*fn)(struct pc_op *op, void *con
             }
         }
     }
+}
+
+void pc_op_each(struct pc_member *member, void (*fn)(struct pc_op *op, void *context), void *context) {
+    pc_op_each_in(&member->group, fn, context);
 }
 
 static void free_op(struct pc_op *op) {
@@ -123,7 +128,7 @@ void pc_op_fail(struct pc_op *op, const pc_error *error) {
     record.tag = op->key.tag;
     record.seq = op->key.seq;
     const bool in_step = pc_op_in_step(op);
-    if (in_step && op->member->group.step_poison.code == pcclSuccess) op->member->group.step_poison = record;
+    if (in_step && op->group->step_poison.code == pcclSuccess) op->group->step_poison = record;
     const struct pc_msg_op_fail message = {op->key, in_step, pc_error_to_wire(&record)};
     pc_member_tell_master(op->member, PC_MSG_OP_FAIL, &message);
 }
@@ -165,14 +170,14 @@ static void fail_post(struct pc_member *member, struct pc_call *call, pc_status 
     pc_member_complete(member, call, &error);
 }
 
-static uint64_t channel_of(const struct pc_member *member, const struct pc_call *call) {
+static uint64_t channel_of(const struct pc_member_group *group, const struct pc_call *call) {
     if (call->shape.collective != PC_SEND_RECV) return 0;
-    return pc_channel(member->group.ids[call->source], member->group.ids[call->target]);
+    return pc_channel(group->ids[call->source], group->ids[call->target]);
 }
 
 /* Why a post fails at once; pcclSuccess: it doesn't. */
-static pc_status refuse_shape(const struct pc_member *member, const struct pc_call *call, const char **why) {
-    const struct pc_member_group *group = &member->group;
+static pc_status refuse_shape(const struct pc_member *member, const struct pc_member_group *group,
+                              const struct pc_call *call, const char **why) {
     const bool one_way = call->shape.collective == PC_SEND_RECV;
     if (group->n < 2 || group->rank == PC_RANK_NONE) {
         *why = member->config.observer ? "an observer takes no part in collectives"
@@ -194,12 +199,13 @@ static pc_status refuse_shape(const struct pc_member *member, const struct pc_ca
     return pcclSuccess;
 }
 
-static pc_status refuse_post(struct pc_member *member, const struct pc_call *call, const char **why) {
+static pc_status refuse_post(struct pc_member *member, struct pc_member_group *group, const struct pc_call *call,
+                             const char **why) {
     if (member->posted_count >= PC_OPS_MAX) {
         *why = "too many operations in flight (4096): await some first";
         return pcclInvalidUsage;
     }
-    const struct pc_tag *tag = pc_op_tag(member, call->tag, channel_of(member, call), false);
+    const struct pc_tag *tag = pc_op_tag(group, call->tag, channel_of(group, call), false);
     if (tag == NULL) return pcclSuccess;
     for (const struct pc_list *node = tag->ops.next; node != &tag->ops; node = node->next) {
         if (PC_LIST_ENTRY(node, const struct pc_op, node)->phase == PC_OP_HELD) continue;
@@ -210,11 +216,11 @@ static pc_status refuse_post(struct pc_member *member, const struct pc_call *cal
 }
 
 /* The verdict came before the post: the post gets it, and the operation is behind this peer. */
-static bool consume_tombstone(struct pc_member *member, struct pc_call *call) {
-    struct pc_tag *tag = pc_op_tag(member, call->tag, channel_of(member, call), false);
+static bool consume_tombstone(struct pc_member *member, struct pc_member_group *group, struct pc_call *call) {
+    struct pc_tag *tag = pc_op_tag(group, call->tag, channel_of(group, call), false);
     if (tag == NULL || pc_list_empty(&tag->tombstones)) return false;
     struct pc_tombstone *tombstone = PC_LIST_ENTRY(pc_list_pop(&tag->tombstones), struct pc_tombstone, node);
-    if (tombstone->epoch == member->group.epoch) tag->next_seq = tombstone->seq + 1;
+    if (tombstone->epoch == group->epoch) tag->next_seq = tombstone->seq + 1;
     pc_error error = tombstone->error;
     error.tag = call->tag;
     error.seq = tombstone->seq;
@@ -226,20 +232,20 @@ static bool consume_tombstone(struct pc_member *member, struct pc_call *call) {
 }
 
 /* A step's first failure is that of all its operations. */
-static bool refuse_poisoned(struct pc_member *member, struct pc_call *call) {
+static bool refuse_poisoned(struct pc_member *member, struct pc_member_group *group, struct pc_call *call) {
     if (call->shape.consistency != PC_STEP) return false;
-    member->group.step_open = true;
-    if (member->group.step_poison.code == pcclSuccess) return false;
+    group->step_open = true;
+    if (group->step_poison.code == pcclSuccess) return false;
     member->stats.ops_aborted++;
-    pc_member_complete(member, call, &member->group.step_poison);
+    pc_member_complete(member, call, &group->step_poison);
     return true;
 }
 
-static struct pc_op *new_op(struct pc_member *member, struct pc_call *call) {
-    struct pc_tag *tag = pc_op_tag(member, call->tag, channel_of(member, call), true);
+static struct pc_op *new_op(struct pc_member *member, struct pc_member_group *group, struct pc_call *call) {
+    struct pc_tag *tag = pc_op_tag(group, call->tag, channel_of(group, call), true);
     if (tag == NULL) return NULL;
-    const struct pc_op_key key = {.epoch = member->group.epoch, .tag = call->tag, .seq = tag->next_seq,
-                                  .channel = channel_of(member, call), .group = member->group.number};
+    const struct pc_op_key key = {.epoch = group->epoch, .tag = call->tag, .seq = tag->next_seq,
+                                  .channel = channel_of(group, call), .group = group->number};
     struct pc_op *op = pc_op_find(tag, key.epoch, key.seq);
     if (op == NULL) op = pc_op_create(member, tag, &key);
     if (op != NULL) tag->next_seq++;
@@ -259,29 +265,28 @@ struct source_search {
 
 static void consider_source(struct pc_op *op, void *context) {
     struct source_search *search = context;
-    const struct pc_member *member = op->member;
+    const struct pc_member_group *group = op->group;
     const bool fits = op->phase == PC_OP_HELD && op->key.channel != 0 && op->key.tag == search->call->tag &&
-                      op->key.epoch == member->group.epoch && op->key.seq == op->tag->next_seq &&
-                      pc_channel_target(op->key.channel) == member->id;
+                      op->key.epoch == group->epoch && op->key.seq == op->tag->next_seq &&
+                      pc_channel_target(op->key.channel) == op->member->id;
     if (!fits || search->rank != PC_RANK_NONE) return;
-    for (uint32_t rank = 0; rank < member->group.n; rank++) {
-        if (member->group.ids[rank] == pc_channel_source(op->key.channel)) search->rank = rank;
+    for (uint32_t rank = 0; rank < group->n; rank++) {
+        if (group->ids[rank] == pc_channel_source(op->key.channel)) search->rank = rank;
     }
 }
 
 /* Somebody has sent already: call becomes a receive from there. */
-static bool find_source(struct pc_member *member, struct pc_call *call) {
-    if (member->group.n < 2 || member->group.rank == PC_RANK_NONE) return true; /* refused for that */
+static bool find_source(struct pc_member_group *group, struct pc_call *call) {
+    if (group->n < 2 || group->rank == PC_RANK_NONE) return true; /* refused for that */
     struct source_search search = {call, PC_RANK_NONE};
-    pc_op_each(member, consider_source, &search);
+    pc_op_each_in(group, consider_source, &search);
     if (search.rank == PC_RANK_NONE) return false;
     call->source = search.rank;
     return true;
 }
 
 /* From what all members know alike: the descriptor and the epoch. */
-static void choose_algorithm(struct pc_member *member, struct pc_op_shape *shape) {
-    const struct pc_member_group *group = &member->group;
+static void choose_algorithm(struct pc_member *member, const struct pc_member_group *group, struct pc_op_shape *shape) {
     const uint8_t asked = shape->algorithm;
     if (group->ring_only && pc_algorithm_fits(shape, PC_ALGORITHM_RING)) {
         shape->algorithm = PC_ALGORITHM_RING;
@@ -295,30 +300,31 @@ static void choose_algorithm(struct pc_member *member, struct pc_op_shape *shape
 }
 
 static void start_call(struct pc_member *member, struct pc_call *call, uint64_t now_ns) {
-    if (from_anybody(call) && !find_source(member, call)) {
+    struct pc_member_group *group = &member->group;
+    if (from_anybody(call) && !find_source(group, call)) {
         member->posted_count++;
         member->ops_due_ns = pc_min_u64(member->ops_due_ns, call->deadline_ns);
         pc_list_append(&member->parked, &call->node);
         return;
     }
     const char *why = "";
-    pc_status refusal = refuse_shape(member, call, &why);
+    pc_status refusal = refuse_shape(member, group, call, &why);
     if (refusal == pcclSuccess) {
-        if (refuse_poisoned(member, call) || consume_tombstone(member, call)) return;
-        refusal = refuse_post(member, call, &why);
+        if (refuse_poisoned(member, group, call) || consume_tombstone(member, group, call)) return;
+        refusal = refuse_post(member, group, call, &why);
     }
     if (refusal != pcclSuccess) {
         fail_post(member, call, refusal, why);
         return;
     }
-    choose_algorithm(member, &call->shape);
-    struct pc_op *op = new_op(member, call);
+    choose_algorithm(member, group, &call->shape);
+    struct pc_op *op = new_op(member, group, call);
     if (op == NULL) {
         fail_post(member, call, pcclNoMemory, "no memory for another operation or another tag");
         return;
     }
     op->call = call;
-    if (pc_op_in_step(op) && op->key.channel == 0) member->group.step_ops++;
+    if (pc_op_in_step(op) && op->key.channel == 0) group->step_ops++;
     member->posted_count++;
     member->stats.ops_started++;
     member->ops_due_ns = pc_min_u64(member->ops_due_ns, call->deadline_ns);
@@ -358,7 +364,7 @@ void pc_member_match_parked(struct pc_member *member, uint64_t now_ns) {
     for (struct pc_list *node = member->parked.next, *next; node != &member->parked; node = next) {
         next = node->next;
         struct pc_call *call = PC_LIST_ENTRY(node, struct pc_call, node);
-        if (member->frozen || !find_source(member, call)) continue;
+        if (member->frozen || !find_source(&member->group, call)) continue;
         pc_list_remove(node);
         member->posted_count--;
         start_call(member, call, now_ns);
@@ -422,7 +428,7 @@ void pc_member_verdict(struct pc_member *member, const struct pc_verdict *verdic
         pc_member_poison_step(member, &cause); /* the epoch flips with the vote, and seqs start again */
         return;
     }
-    struct pc_tag *tag = pc_op_tag(member, key->tag, key->channel, true);
+    struct pc_tag *tag = pc_op_tag(&member->group, key->tag, key->channel, true);
     if (tag == NULL) return;
     struct pc_op *op = pc_op_find(tag, key->epoch, key->seq);
     if (op != NULL && op->phase != PC_OP_HELD) {
@@ -478,8 +484,8 @@ void pc_member_ops_lose(struct pc_member *member, const pc_error *error) {
 }
 
 static void flip_op(struct pc_op *op, void *context) {
-    const struct pc_member *member = context;
-    if (op->key.epoch >= member->group.epoch) return;
+    (void)context;
+    if (op->key.epoch >= op->group->epoch) return;
     if (op->phase == PC_OP_HELD) {
         drop_held(op);
         return;
@@ -491,7 +497,7 @@ static void flip_op(struct pc_op *op, void *context) {
 
 void pc_member_ops_flip(struct pc_member *member, uint64_t now_ns) {
     (void)now_ns;
-    pc_op_each(member, flip_op, member);
+    pc_op_each(member, flip_op, NULL);
     const pc_error error = {.code = pcclRankConnectionLost, .message = "the group changed under the operation"};
     pc_member_end_parked(member, PC_PARKED_ALL, NULL, &error);
     free_idle_tags(member, false);

@@ -189,7 +189,7 @@ void pc_member_ops_fini(struct pc_member *member);
 /* member_data.c ------------------------------------------------------------------------------------------------- */
 pc_status pc_member_data(struct pc_member *member, struct pc_stream *stream, const struct pc_msg_data *data,
                          uint32_t bulk_len, uint64_t now_ns);
-pc_status pc_member_data_arrived(struct pc_member *member, struct pc_stream *stream, uint64_t now_ns);
+pc_status pc_member_data_arrived(struct pc_stream *stream, uint64_t now_ns);
 pc_status pc_member_ready(struct pc_member *member, struct pc_link *link, const struct pc_msg_ready *ready,
                           uint64_t now_ns);
 void pc_member_data_sent(struct pc_member *member, struct pc_tx *tx, uint64_t now_ns);

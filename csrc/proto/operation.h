@@ -23,6 +23,7 @@ struct pc_tombstone {
 
 struct pc_tag {
     struct pc_list node; /* in its bucket */
+    struct pc_member_group *group;
     uint64_t number, channel;
     uint64_t next_seq;
     struct pc_list ops, tombstones;
@@ -57,6 +58,7 @@ struct pc_held {
 struct pc_op {
     struct pc_list node; /* in its tag, or spare */
     struct pc_tag *tag;
+    struct pc_member_group *group; /* the tag's */
     struct pc_member *member;
     struct pc_op_key key;
     enum pc_op_phase phase;
@@ -75,7 +77,7 @@ struct pc_op {
 };
 
 /* member_ops.c */
-struct pc_tag *pc_op_tag(struct pc_member *member, uint64_t number, uint64_t channel, bool create);
+struct pc_tag *pc_op_tag(struct pc_member_group *group, uint64_t number, uint64_t channel, bool create);
 struct pc_op *pc_op_find(struct pc_tag *tag, uint64_t epoch, uint64_t seq);
 struct pc_op *pc_op_create(struct pc_member *member, struct pc_tag *tag, const struct pc_op_key *key);
 /* Asks the master to fail it for all. An operation of a step is over, with all of the step, when the event is. */
@@ -84,6 +86,7 @@ void pc_op_fail(struct pc_op *op, const pc_error *error);
 void pc_op_check(struct pc_op *op, uint64_t now_ns);
 /* Calls fn for each operation; fn may free it, and complete calls. */
 void pc_op_each(struct pc_member *member, void (*fn)(struct pc_op *op, void *context), void *context);
+void pc_op_each_in(struct pc_member_group *group, void (*fn)(struct pc_op *op, void *context), void *context);
 static inline bool pc_op_in_step(const struct pc_op *op) {
     return op->call->shape.consistency == PC_STEP;
 }
