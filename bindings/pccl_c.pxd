@@ -91,6 +91,7 @@ cdef extern from "pccl.h" nogil:
         pcclSharedStateSyncInfo_t sync
         uint64_t revision
         c_bool pending
+        uint32_t group
         uint32_t source
         pcclErrorRecord_t error
 
@@ -123,6 +124,7 @@ cdef extern from "pccl.h" nogil:
         pcclAlgorithm_t algorithm
         pcclCodecOptions_t codec
         uint32_t timeout_ms
+        uint32_t group
 
     ctypedef struct pcclCommOptions_t:
         const char *master
@@ -223,8 +225,10 @@ cdef extern from "pccl.h" nogil:
     pcclResult_t pcclStartArePeersPending(pcclComm_t *comm, pcclRequest_t **request_out)
     pcclResult_t pcclStartOptimizeTopology(pcclComm_t *comm, pcclRequest_t **request_out)
     pcclResult_t pcclStartCollective(pcclComm_t *comm, const pcclCollectiveArgs_t *args, pcclRequest_t **request_out)
-    pcclResult_t pcclBeginStep(pcclComm_t *comm)
-    pcclResult_t pcclStartEndStep(pcclComm_t *comm, c_bool commit, pcclRequest_t **request_out)
+    pcclResult_t pcclBeginStep(pcclComm_t *comm, uint32_t group)
+    pcclResult_t pcclStartEndStep(pcclComm_t *comm, uint32_t group, c_bool commit, pcclRequest_t **request_out)
+    pcclResult_t pcclStartCreateGroup(pcclComm_t *comm, const uint64_t *ids, size_t count, pcclRequest_t **request_out)
+    pcclResult_t pcclDestroyGroup(pcclComm_t *comm, uint32_t group)
     pcclResult_t pcclStartSynchronizeSharedState(pcclComm_t *comm, const pcclSharedState_t *shared_state,
                                                  pcclSharedStateSyncStrategy_t strategy,
                                                  pcclRequest_t **request_out)

@@ -322,6 +322,7 @@ typedef struct pcclOutcome_t {
     pcclSharedStateSyncInfo_t sync;
     uint64_t revision; /* of the shared state after a synchronisation */
     bool pending; /* answer of are_peers_pending */
+    uint32_t group; /* number of the group that was made; 0 where this peer is not in it */
     uint32_t source; /* rank that a receive got its elements from */
     pcclErrorRecord_t error;
 } pcclOutcome_t;
@@ -418,6 +419,7 @@ typedef struct pcclCollectiveArgs_t {
     pcclAlgorithm_t algorithm;
     pcclCodecOptions_t codec; /* all_reduce, reduce, reduce_scatter */
     uint32_t timeout_ms; /* 0: the communicator's */
+    uint32_t group; /* 0: the peer group; else one that pcclCreateGroup has made: ranks are those in it */
 } pcclCollectiveArgs_t;
 
 PCCL_EXPORT pcclResult_t pcclStartCollective(pcclComm_t *comm, const pcclCollectiveArgs_t *args,
@@ -431,11 +433,26 @@ PCCL_EXPORT pcclResult_t pcclRunCollective(pcclComm_t *comm, const pcclCollectiv
  * without waiting for the verdict of all; one vote at the end decides on all of them. The first failure poisons the step:
  * what is in flight or started later fails at once, at all members. Buffers that were reduced in place are not restored.
  * pcclEndStep is a joint call of the group; commit false votes against. It returns pcclSuccess or pcclStepAborted, the
- * same at all members.
+ * same at all members. group: as in pcclCollectiveArgs_t; each group has steps of its own.
  */
-PCCL_EXPORT pcclResult_t pcclBeginStep(pcclComm_t *comm);
-PCCL_EXPORT pcclResult_t pcclStartEndStep(pcclComm_t *comm, bool commit, pcclRequest_t **request_out);
-PCCL_EXPORT pcclResult_t pcclEndStep(pcclComm_t *comm, bool commit);
+PCCL_EXPORT pcclResult_t pcclBeginStep(pcclComm_t *comm, uint32_t group);
+PCCL_EXPORT pcclResult_t pcclStartEndStep(pcclComm_t *comm, uint32_t group, bool commit, pcclRequest_t **request_out);
+PCCL_EXPORT pcclResult_t pcclEndStep(pcclComm_t *comm, uint32_t group, bool commit);
+
+/*
+ * Groups of some members of the peer group, ranked as listed. A joint call of the whole peer group: all call it with the
+ * same ids, those that are not among them too; else it fails with pcclMismatch at all. *group_out (outcome.group): its
+ * number, used once in a run; 0 where this peer is not in it. A peer may be in many groups, whose operations do not
+ * disturb each other: tags, steps and failures are each group's own. When a member is lost, the groups that it was in are
+ * broken: all that is in flight or started later in them fails with pcclRankConnectionLost. Groups end with the
+ * connection. There are at most 1024 in a run, of which broken ones do not count, and destroyed ones as soon as all
+ * members have destroyed them.
+ */
+PCCL_EXPORT pcclResult_t pcclCreateGroup(pcclComm_t *comm, const uint64_t *ids, size_t count, uint32_t *group_out);
+PCCL_EXPORT pcclResult_t pcclStartCreateGroup(pcclComm_t *comm, const uint64_t *ids, size_t count,
+                                              pcclRequest_t **request_out);
+/* Ends this peer's part in a group; needs no other peer. Its calls of the group must have ended. */
+PCCL_EXPORT pcclResult_t pcclDestroyGroup(pcclComm_t *comm, uint32_t group);
 
 PCCL_EXPORT pcclResult_t pcclWaitRequest(pcclRequest_t *request, uint32_t timeout_ms,
                                          pcclOutcome_t *PCCL_NULLABLE outcome_out);

@@ -38,6 +38,7 @@ from pccl.errors import (
     TopologyError,
     UnusableBufferError,
 )
+from pccl.group import Group
 from pccl.handle import AsyncReduceHandle, CollectiveHandle
 from pccl.master_node import MasterNode
 from pccl.paths import get_include, get_library_dir
@@ -74,6 +75,7 @@ __all__ = [
     "ErrorRecord",
     "EvictedError",
     "ForkedError",
+    "Group",
     "InProgressError",
     "InternalError",
     "InvalidArgumentError",

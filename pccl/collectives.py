@@ -1,4 +1,4 @@
-"""The collectives beside all_reduce, and steps. ``Communicator`` inherits them.
+"""The collectives beside all_reduce, and steps. ``Communicator`` and ``Group`` inherit them.
 
 Tensors are what all_reduce takes: NumPy arrays, torch tensors on the CPU, DLPack objects, buffers; here of bool and
 complex types too. A *block* is what belongs to one rank; buffers of blocks hold them by rank, packed. With
@@ -19,8 +19,8 @@ import numpy as np
 from pccl.codec import Codec, Native, native_codec
 from pccl.config import milliseconds
 from pccl.errors import PCCLError, invalid_argument, unusable_buffer
-from pccl.handle import CollectiveHandle
-from pccl.operand import Operand, operand
+from pccl.handle import AsyncReduceHandle, CollectiveHandle
+from pccl.operand import Operand, operand, pair
 from pccl.types import Algorithm, Collective, DataType, ReduceOp, Result
 
 if TYPE_CHECKING:
@@ -119,11 +119,13 @@ class Step:
 
     def __init__(self, owner: Collectives) -> None:
         self._owner = owner
+        self._group = 0
         self.handles: list[CollectiveHandle] = []
         self.committed: bool | None = None
 
     def __enter__(self) -> Step:
-        self._owner._core.begin_step()
+        self._group = self._owner._group_number()
+        self._owner._core.begin_step(self._group)
         self._owner._step = self
         return self
 
@@ -134,7 +136,7 @@ class Step:
         self._owner._step = None
         self.committed = False
         try:
-            self._owner._finish(self._owner._core.start_end_step(kind is None and failure is None))
+            self._owner._finish(self._owner._core.start_end_step(self._group, kind is None and failure is None))
         except PCCLError as aborted:
             if aborted.result != Result.STEP_ABORTED:
                 raise
@@ -185,6 +187,10 @@ class Collectives:
             if is_self and rank is not None:
                 return rank
         raise invalid_argument("rank", "this peer has no rank: it is an observer, or not connected")
+
+    def _group_number(self) -> int:
+        """What the core knows the group by; 0: the peer group."""
+        return 0
 
     def step(self) -> Step:
         """Step consistency: in ``with comm.step() as s:`` operations return when they are complete here, without the
@@ -432,6 +438,31 @@ class Collectives:
         )  # fmt: skip
         return self._launched(CollectiveHandle(request, collective, result), async_op)
 
+    def _start_all_reduce(
+        self,
+        send: Any,
+        recv: Any,
+        *,
+        op: ReduceOp | str,
+        tag: int,
+        codec: Native | None,
+        residual: Any,
+        weight: int | None,
+        scale: float | None,
+        algorithm: Algorithm | str | None,
+        op_timeout: float | None,
+        datatype: DataType | None = None,
+    ) -> AsyncReduceHandle:
+        send, recv, plain = plain_tensors(send, recv, reduce_op(op), "all_reduce")
+        source, out = pair(send, recv, "all_reduce", None, datatype)
+        request = self._request(
+            Collective.ALL_REDUCE, source, out, source.count_elems, op=plain, tag=tag, weight=weight, scale=scale,
+            algorithm=algorithm, codec=codec, residual=_residual_of(residual, source), op_timeout=op_timeout,
+        )  # fmt: skip
+        handle = AsyncReduceHandle(request, Collective.ALL_REDUCE, None)
+        self._launched(handle, True)
+        return handle
+
     def _launched(self, handle: CollectiveHandle, async_op: bool) -> Any:
         if self._step is not None:
             self._step.handles.append(handle)
@@ -481,6 +512,7 @@ class Collectives:
             codec,
             residual,
             milliseconds(op_timeout, "op_timeout"),
+            self._group_number(),
         )
 
 
@@ -494,3 +526,16 @@ def algorithm_of(algorithm: Algorithm | str | None, func_name: str) -> Algorithm
             raise invalid_argument(func_name, f"unknown algorithm {algorithm!r}", hint=f"one of {names}")
         return found
     return Algorithm(algorithm)
+
+
+def _residual_of(residual: Any, source: Operand) -> Buffer | None:
+    if residual is None:
+        return None
+    memory = operand(residual, "residual", "all_reduce", writable=True)
+    datatype = DataType.DOUBLE if source.datatype == DataType.DOUBLE else DataType.FLOAT
+    if memory.datatype != datatype or memory.count_elems != source.count_elems:
+        raise unusable_buffer(
+            "all_reduce",
+            f"residual is {memory.count_elems} x {memory.datatype.name}, not {source.count_elems} x {datatype.name}",
+        )
+    return memory.buffer

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import time
+from array import array
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from pccl._buffer import Buffer
 from pccl._comm import Comm
 from pccl.codec import Codec, native_codec
-from pccl.collectives import Collectives, plain_tensors, reduce_op
+from pccl.collectives import Collectives, reduce_op
 from pccl.config import milliseconds, parse_address, startup
-from pccl.errors import PCCLError, invalid_argument, unusable_buffer
+from pccl.errors import PCCLError, invalid_argument
+from pccl.group import Group
 from pccl.handle import AsyncReduceHandle
-from pccl.operand import Operand, operand, pair
+from pccl.operand import pair
 from pccl.state import SharedState
 from pccl.types import (
     Algorithm,
     Attribute,
     Collective,
-    DataType,
     Member,
     QuantizationOptions,
     ReduceDescriptor,
@@ -98,6 +98,7 @@ class Communicator(Collectives):
         op_timeout_ms = milliseconds(op_timeout, "op_timeout") or settings.op_timeout_ms
         self._op_timeout_s = op_timeout_ms / 1000 if op_timeout_ms else _OP_TIMEOUT_S
         self._connected = False
+        self._lives = 0
         self._core = Comm(
             master,
             peer_group=peer_group,
@@ -134,6 +135,7 @@ class Communicator(Collectives):
                 time.sleep(_RECONNECT_PAUSE_S)
             else:
                 self._connected = True
+                self._lives += 1
                 return
 
     def update_topology(self) -> None:
@@ -148,6 +150,19 @@ class Communicator(Collectives):
         """Plan anew from the round trips that the links show now: the order of the ring where links are long, and what
         ``algorithm="auto"`` chooses. Joint call of all peers."""
         self._finish(self._core.start_optimize_topology())
+
+    def new_group(self, ranks: Sequence[int]) -> Group:
+        """A group of the members that have these ranks here, ranked in the order of the list. Joint call of the peer
+        group with the same list at all; those that are not in it take part in the call alone. Raises MismatchError at
+        all when lists differ; RankConnectionLostError when one of the list is lost meanwhile."""
+        own_group = self._own_group()
+        ids = {rank: id_ for id_, rank, _, _, _, _ in own_group}
+        unknown = [rank for rank in ranks if rank not in ids]
+        if unknown:
+            raise invalid_argument("new_group", f"there is no rank {unknown[0]} in a group of {len(ids)}")
+        members = tuple(ids[rank] for rank in ranks)
+        request = self._finish(self._core.start_create_group(array("Q", members)))
+        return Group(self, request.group, members, next((id_ for id_, *_, is_self, _ in own_group if is_self), 0))
 
     def get_attribute(self, attribute: Attribute) -> int:
         return self._core.get_attribute(int(attribute))
@@ -255,17 +270,11 @@ class Communicator(Collectives):
         op_timeout: float | None = None,
     ) -> AsyncReduceHandle:
         """Start an all-reduce; operations in flight are told apart by their tags."""
-        datatype = operand_descriptor.datatype if operand_descriptor is not None else None
-        send, recv, plain = plain_tensors(send, recv, reduce_op(op), "all_reduce")
-        source, out = pair(send, recv, "all_reduce", None, datatype)
-        request = self._request(
-            Collective.ALL_REDUCE, source, out, source.count_elems, op=plain, tag=tag, weight=weight, scale=scale,
-            algorithm=algorithm, codec=native_codec(codec, quantization_options, "all_reduce"),
-            residual=_residual_of(residual, source), op_timeout=op_timeout,
+        return self._start_all_reduce(
+            send, recv, op=op, tag=tag, codec=native_codec(codec, quantization_options, "all_reduce"),
+            residual=residual, weight=weight, scale=scale, algorithm=algorithm, op_timeout=op_timeout,
+            datatype=operand_descriptor.datatype if operand_descriptor is not None else None,
         )  # fmt: skip
-        handle = AsyncReduceHandle(request, Collective.ALL_REDUCE, None)
-        self._launched(handle, True)
-        return handle
 
     def all_reduce_multiple_with_retry(
         self, descriptors: Iterable[ReduceOpDescriptor], *, max_in_flight: int = 4
@@ -346,6 +355,11 @@ class Communicator(Collectives):
 
     # ----------------------------------------------------------------------------------------------------- internals --
 
+    def _own_group(self) -> list[tuple[int, int | None, int, bool, bool, str]]:
+        members = self._core.members()
+        own = next((group for _, _, group, _, is_self, _ in members if is_self), None)
+        return [member for member in members if member[2] == own and member[1] is not None]
+
     def _start_descriptor(self, item: ReduceOpDescriptor) -> AsyncReduceHandle:
         descriptor = item.descriptor
         operand = descriptor.operand_descriptor
@@ -362,16 +376,3 @@ def _gave_up(error: PCCLError, attempts: int, seconds: float) -> PCCLError:
     tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
     record = replace(error.record, message=f"{error.record.message} ({tries} in {seconds:.1f} s)")
     return type(error)(error.result, error.func_name, record)
-
-
-def _residual_of(residual: Any, source: Operand) -> Buffer | None:
-    if residual is None:
-        return None
-    memory = operand(residual, "residual", "all_reduce", writable=True)
-    datatype = DataType.DOUBLE if source.datatype == DataType.DOUBLE else DataType.FLOAT
-    if memory.datatype != datatype or memory.count_elems != source.count_elems:
-        raise unusable_buffer(
-            "all_reduce",
-            f"residual is {memory.count_elems} x {memory.datatype.name}, not {source.count_elems} x {datatype.name}",
-        )
-    return memory.buffer

@@ -296,6 +296,11 @@ def invalid_argument(func_name: str, message: str, *, hint: str = "") -> Invalid
     return InvalidArgumentError(Result.INVALID_ARGUMENT, func_name, record)
 
 
+def invalid_usage(func_name: str, message: str, *, hint: str = "") -> InvalidUsageError:
+    record = ErrorRecord(code=Result.INVALID_USAGE, message=message, hint=hint)
+    return InvalidUsageError(Result.INVALID_USAGE, func_name, record)
+
+
 def unusable_buffer(func_name: str, message: str, *, hint: str = "") -> UnusableBufferError:
     record = ErrorRecord(code=Result.INVALID_ARGUMENT, message=message, hint=hint)
     return UnusableBufferError(Result.INVALID_ARGUMENT, func_name, record)

@@ -360,13 +360,13 @@ int main(int argc, char **argv) {
                                    .count = N, .datatype = pcclFloat, .op = pcclAvg, .weighted = true,
                                    .weight = rank};
     pcclRequest_t *request = NULL;
-    CHECK(pcclBeginStep(comm));
+    CHECK(pcclBeginStep(comm, 0));
     CHECK(pcclStartCollective(comm, &reduce, &request));
     CHECK(pcclWaitRequest(request, UINT32_MAX, NULL));
     CHECK(pcclFreeRequest(request));
-    CHECK(pcclEndStep(comm, true));
-    CHECK(pcclBeginStep(comm));
-    const pcclResult_t vote = pcclEndStep(comm, rank != 0);
+    CHECK(pcclEndStep(comm, 0, true));
+    CHECK(pcclBeginStep(comm, 0));
+    const pcclResult_t vote = pcclEndStep(comm, 0, rank != 0);
     const pcclCollectiveArgs_t barrier = {.collective = PCCL_COLLECTIVE_BARRIER, .tag = 7};
     CHECK(pcclRunCollective(comm, &barrier, NULL));
     printf("%g %g %g %g %g %s\n", (double) data[0], (double) data[N - 1], (double) blocks[0], (double) blocks[4],

@@ -141,7 +141,7 @@ cdef class Comm(Keeper):
 
     def start_collective(self, int collective, Buffer send, Buffer recv, size_t count, int datatype, int op,
                          uint32_t root, uint64_t tag, counts, recv_counts, weight, double scale, int algorithm,
-                         codec, Buffer residual, uint32_t timeout_ms):
+                         codec, Buffer residual, uint32_t timeout_ms, uint32_t group):
         """``counts`` and ``recv_counts``: array('Q') or None. ``weight``: None for none. ``codec``: None, or algorithm,
         data type, block, stochastic, finite_only and residual decay."""
         cdef Request request = self.prepare(collective_names[collective])
@@ -179,6 +179,7 @@ cdef class Comm(Keeper):
         if residual is not None:
             args.codec.residual = residual.data
         args.timeout_ms = timeout_ms
+        args.group = group
         request.buffers = (send, recv, counts, recv_counts, residual)
         cdef pcclRequest_t *ptr = NULL
         cdef pcclResult_t code
@@ -187,17 +188,42 @@ cdef class Comm(Keeper):
             code = pcclStartCollective(self.ptr, &args, &ptr)
         return self.started(request, ptr, code)
 
-    def begin_step(self):
-        self.ensure_alive("begin_step")
-        check_call(pcclBeginStep(self.ptr), "begin_step")
+    def start_create_group(self, ids):
+        """``ids``: array('Q')."""
+        cdef Request request = self.prepare("new_group")
+        cdef uint64_t[::1] view
+        cdef const uint64_t *first = NULL
+        cdef size_t count = len(ids)
+        if count > 0:
+            view = ids
+            first = &view[0]
+        cdef pcclRequest_t *ptr = NULL
+        cdef pcclResult_t code
+        self.users += 1
+        with nogil:
+            code = pcclStartCreateGroup(self.ptr, first, count, &ptr)
+        return self.started(request, ptr, code)
 
-    def start_end_step(self, bint commit):
+    def destroy_group(self, uint32_t group):
+        self.ensure_alive("destroy_group")
+        cdef pcclResult_t code
+        self.users += 1
+        with nogil:
+            code = pcclDestroyGroup(self.ptr, group)
+        self.users -= 1
+        check_call(code, "destroy_group")
+
+    def begin_step(self, uint32_t group):
+        self.ensure_alive("begin_step")
+        check_call(pcclBeginStep(self.ptr, group), "begin_step")
+
+    def start_end_step(self, uint32_t group, bint commit):
         cdef Request request = self.prepare("end_step")
         cdef pcclRequest_t *ptr = NULL
         cdef pcclResult_t code
         self.users += 1
         with nogil:
-            code = pcclStartEndStep(self.ptr, commit, &ptr)
+            code = pcclStartEndStep(self.ptr, group, commit, &ptr)
         return self.started(request, ptr, code)
 
     def start_sync_shared_state(self, uint64_t revision, list tensors not None, int strategy):

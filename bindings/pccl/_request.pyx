@@ -149,6 +149,10 @@ cdef class Request:
     def pending(self):
         return bool(self.outcome.pending)
 
+    @property
+    def group(self):
+        return self.outcome.group
+
     def check(self):
         """Raises what the operation failed with."""
         if self.result_code == pcclSuccess:

@@ -2,7 +2,7 @@
  * Collectives: arguments become a call of the machine. Which buffers a collective reads and writes, and how much of them,
  * is known here alone; the machine trusts it.
  *
- * A tag names at most one open operation of a communicator: from its start until it has ended, or, for an asynchronous
+ * A tag names at most one open operation of a group: from its start until it has ended, or, for an asynchronous
  * all-reduce, until it has been awaited. Sends and receives are told apart by their ends too, which the machine does.
  */
 #include "api/request.h"
@@ -10,49 +10,6 @@
 #include "bytes/dtype.h"
 
 #include <string.h>
-
-/* Steps --------------------------------------------------------------------------------------------------------- */
-
-pcclResult_t pcclBeginStep(pcclComm_t *comm) {
-    static const char phase[] = "begin_step";
-    PC_TRY(pc_comm_check_connected(comm, phase));
-    (void)pthread_mutex_lock(&comm->lock);
-    const bool open = comm->in_step;
-    comm->in_step = true;
-    (void)pthread_mutex_unlock(&comm->lock);
-    if (!open) return pcclSuccess;
-    return pc_fail(phase, pcclInvalidUsage, "a step of this communicator is open already");
-}
-
-static pcclResult_t make_end_step(pcclComm_t *comm, bool commit, struct pcclRequest_t **request_out) {
-    static const char phase[] = "end_step";
-    PC_TRY(pc_comm_check_connected(comm, phase));
-    (void)pthread_mutex_lock(&comm->lock);
-    const bool open = comm->in_step, busy = comm->reduces_open > 0;
-    if (open && !busy) comm->in_step = false;
-    (void)pthread_mutex_unlock(&comm->lock);
-    if (!open) return pc_fail(phase, pcclInvalidUsage, "no step of this communicator is open");
-    if (busy) return pc_fail(phase, pcclPendingAsyncOps, "operations are in flight; await them first");
-    struct pcclRequest_t *request = pc_request_create(comm, PC_CALL_END_STEP);
-    if (request == NULL) return pc_fail(phase, pcclNoMemory, "no memory for a call");
-    request->call.vote = commit;
-    *request_out = request;
-    return pcclSuccess;
-}
-
-pcclResult_t pcclStartEndStep(pcclComm_t *comm, bool commit, pcclRequest_t **request_out) {
-    PC_REQUIRE("end_step", request_out);
-    *request_out = NULL;
-    PC_TRY(make_end_step(comm, commit, request_out));
-    pc_request_post(*request_out);
-    return pcclSuccess;
-}
-
-pcclResult_t pcclEndStep(pcclComm_t *comm, bool commit) {
-    struct pcclRequest_t *request = NULL;
-    PC_TRY(make_end_step(comm, commit, &request));
-    return pc_request_run(request, NULL);
-}
 
 /* Sizes --------------------------------------------------------------------------------------------------------- */
 
@@ -308,15 +265,27 @@ static void describe(struct pc_call *call, const pcclCollectiveArgs_t *args, str
 /* Starting ------------------------------------------------------------------------------------------------------ */
 
 /* With lock held. */
-static bool tag_is_open(const pcclComm_t *comm, uint64_t tag) {
+static bool tag_is_open(const pcclComm_t *comm, uint32_t group, uint64_t tag) {
     for (const struct pc_list *node = comm->active.next; node != &comm->active; node = node->next) {
         const struct pcclRequest_t *request = PC_LIST_ENTRY(node, struct pcclRequest_t, node);
-        if (request->open_reduce && request->call.tag == tag && request->call.shape.collective != PC_SEND_RECV) return true;
+        if (!request->open_reduce || request->call.group != group || request->call.tag != tag) continue;
+        if (request->call.shape.collective != PC_SEND_RECV) return true;
     }
     return false;
 }
 
-/* Where this peer stands, and since when. With lock held. */
+/* Where this peer stands. False: there is no such group. With lock held. */
+static bool place_in_subset(const pcclComm_t *comm, uint32_t group, struct place *at) {
+    for (size_t i = 0; i < comm->view.subset_count; i++) {
+        const struct pc_group_view *subset = &comm->view.subsets[i];
+        if (subset->number != group) continue;
+        *at = (struct place){subset->n, subset->rank};
+        return true;
+    }
+    return false;
+}
+
+/* Also since when: ranks of the peer group move. With lock held. */
 static struct place place_of(const pcclComm_t *comm, uint64_t *epoch) {
     struct place at = {.n = (uint32_t)comm->view.group_size, .rank = 0};
     for (size_t i = 0; i < comm->view.member_count; i++) {
@@ -331,10 +300,11 @@ static pcclResult_t open_tag(struct pcclRequest_t *request, const char *phase, u
                              bool shared) {
     pcclComm_t *comm = request->comm;
     (void)pthread_mutex_lock(&comm->lock);
-    const bool taken = !shared && tag_is_open(comm, tag);
+    const uint32_t group = request->call.group;
+    const bool taken = !shared && tag_is_open(comm, group, tag);
     if (!taken) {
         request->call.tag = tag;
-        request->call.shape.consistency = comm->in_step ? PC_STEP : PC_STRICT;
+        request->call.shape.consistency = pc_step_is_open(comm, group) ? PC_STEP : PC_STRICT;
         request->open_reduce = true;
         request->asynchronous = asynchronous;
         comm->reduces_open++;
@@ -351,9 +321,13 @@ pcclResult_t pc_collective_start_call(pcclComm_t *comm, const struct pc_collecti
     PC_TRY(check_args(phase, args));
     uint64_t epoch = 0;
     (void)pthread_mutex_lock(&comm->lock);
-    const struct place at = place_of(comm, &epoch);
+    struct place at = {0};
+    bool found = true;
+    if (args->group == 0) at = place_of(comm, &epoch);
+    else found = place_in_subset(comm, args->group, &at);
     const bool alone = comm->view.connected && at.n < 2 && !comm->settings.observer;
     (void)pthread_mutex_unlock(&comm->lock);
+    if (!found) return pc_fail(phase, pcclInvalidUsage, "there is no group %u: it was destroyed, or never made", args->group);
     bool in_place = false;
     if (at.n > 0 && at.rank < at.n) PC_TRY(check_memory(phase, args, at, &in_place));
     if (alone) return pc_fail(phase, pcclTooFewPeers, "the group has no other member");
@@ -361,6 +335,7 @@ pcclResult_t pc_collective_start_call(pcclComm_t *comm, const struct pc_collecti
     struct pcclRequest_t *request = pc_request_create(comm, PC_CALL_COLLECTIVE);
     if (request == NULL) return pc_fail(phase, pcclNoMemory, "no memory for a call");
     describe(&request->call, args, at, in_place);
+    request->call.group = args->group;
     /* What the environment asks for does not change what a call means. */
     const bool free_choice = args->algorithm == PCCL_ALGORITHM_AUTO && args->codec.residual == NULL;
     if (free_choice) request->call.shape.algorithm = (uint8_t)comm->settings.algorithm;

@@ -88,6 +88,8 @@ static void free_comm(pcclComm_t *comm) {
     (void)pthread_cond_destroy(&comm->any_done);
     (void)pthread_mutex_destroy(&comm->lock);
     free(comm->view.members);
+    free(comm->view.subsets);
+    free(comm->steps);
     free(comm);
 }
 
@@ -139,6 +141,16 @@ static void count_groups(struct pc_snapshot *snapshot, uint32_t own_group) {
     }
 }
 
+void pc_comm_renew_subsets(pcclComm_t *comm) {
+    struct pc_snapshot *snapshot = &comm->view;
+    void *items = snapshot->subsets;
+    const uint32_t count = pc_member_groups(comm->member, NULL, 0);
+    snapshot->subset_count = 0;
+    if (!pc_grow(&items, &snapshot->subset_capacity, count, sizeof *snapshot->subsets)) return;
+    snapshot->subsets = items;
+    snapshot->subset_count = pc_member_groups(comm->member, snapshot->subsets, count);
+}
+
 void pc_comm_renew_view(pcclComm_t *comm) {
     struct pc_member_view view;
     pc_member_view(comm->member, &view);
@@ -149,6 +161,7 @@ void pc_comm_renew_view(pcclComm_t *comm) {
     snapshot->epoch = view.epoch;
     snapshot->group_epoch = view.group_epoch;
     snapshot->incarnation = view.incarnation;
+    pc_comm_renew_subsets(comm);
     if (view.connected) {
         copy_members(snapshot, &view);
         count_groups(snapshot, comm->settings.group);

@@ -17,6 +17,8 @@ struct pc_snapshot {
     int global_size, group_size, groups, largest_group;
     pcclMember_t *members;
     size_t member_count, member_capacity;
+    struct pc_group_view *subsets; /* groups made of some members, this peer among them */
+    size_t subset_count, subset_capacity;
 };
 
 struct pcclComm_t {
@@ -30,7 +32,8 @@ struct pcclComm_t {
     bool connecting, was_connected, destroying;
     struct pc_list active, idle; /* requests */
     uint32_t reduces_open; /* collectives unfinished, or asynchronous and not awaited */
-    bool in_step; /* collectives that start now belong to a step */
+    uint32_t *steps; /* groups whose collectives belong to a step now */
+    size_t step_count, step_capacity;
     struct pc_snapshot view;
     struct pc_loop *loop; /* NULL until the first connect */
 
@@ -55,8 +58,9 @@ pc_status pc_comm_start(pcclComm_t *comm, pc_error *error);
 void pc_comm_connect(pcclComm_t *comm, struct pcclRequest_t *request, uint64_t now_ns);
 /* On the loop's thread: true if the request was still being resolved; then it is completed by the caller. */
 bool pc_comm_connect_cancel(pcclComm_t *comm, struct pcclRequest_t *request);
-/* On the loop's thread, under lock: renews the snapshot. */
+/* On the loop's thread, under lock: renews the snapshot, and the part of it that changes without an epoch. */
 void pc_comm_renew_view(pcclComm_t *comm);
+void pc_comm_renew_subsets(pcclComm_t *comm);
 /* Runs function on the loop's thread and waits for it; false: the loop isn't there. */
 bool pc_comm_run(pcclComm_t *comm, void (*function)(pcclComm_t *comm, void *argument, uint64_t now_ns), void *argument);
 

@@ -73,13 +73,24 @@ struct pcclRequest_t *pc_request_create(pcclComm_t *comm, enum pc_call_kind kind
     return request;
 }
 
-/* The list is ours, the digests in it were made by pc_call_prepare_sync. */
-static void drop_tensors(struct pc_call *call) {
+/* The lists are ours, the digests in that of tensors were made by pc_call_prepare_sync. */
+static void drop_lists(struct pc_call *call) {
+    free(call->ids);
+    call->ids = NULL;
     if (call->tensors == NULL) return;
     pc_call_fini_sync(call);
     free(call->tensors);
     call->tensors = NULL;
     call->tensor_count = 0;
+}
+
+uint32_t pc_request_open_in(const pcclComm_t *comm, uint32_t group) {
+    uint32_t count = 0;
+    for (const struct pc_list *node = comm->active.next; node != &comm->active; node = node->next) {
+        const struct pcclRequest_t *request = PC_LIST_ENTRY(node, struct pcclRequest_t, node);
+        count += request->open_reduce && request->call.group == group;
+    }
+    return count;
 }
 
 /* Completion ---------------------------------------------------------------------------------------------------- */
@@ -112,7 +123,7 @@ static void map_code(struct pc_call *call) {
 
 static void complete(struct pcclRequest_t *request, bool renew_view) {
     pcclComm_t *comm = request->comm;
-    drop_tensors(&request->call);
+    drop_lists(&request->call);
     map_code(&request->call);
     (void)pthread_mutex_lock(&comm->lock);
     if (renew_view) pc_comm_renew_view(comm);
@@ -247,7 +258,7 @@ void pc_request_release(struct pcclRequest_t *request) {
 }
 
 void pc_request_drop(struct pcclRequest_t *request) {
-    drop_tensors(&request->call);
+    drop_lists(&request->call);
     (void)pthread_mutex_lock(&request->comm->lock);
     close_reduce(request);
     unref_unlock(request);

@@ -46,6 +46,11 @@ void pc_request_mark_waiting(pcclComm_t *comm, uint64_t now_ns);
 /* On the loop's thread, at its end: whatever the machine still held. */
 void pc_request_complete_all(pcclComm_t *comm, const pc_error *error);
 
+/* With the communicator's lock held. Collectives of a group that are unfinished, or asynchronous and not awaited. */
+uint32_t pc_request_open_in(const pcclComm_t *comm, uint32_t group);
+/* Likewise. Whether collectives of a group that start now belong to a step. */
+bool pc_step_is_open(const pcclComm_t *comm, uint32_t group);
+
 /* Checks arguments and takes the tag, then makes a request. */
 struct pc_collective_start {
     pcclCollectiveArgs_t args;

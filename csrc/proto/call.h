@@ -30,6 +30,8 @@ struct pc_call {
     bool cancelled;
     bool blocking; /* somebody waits for it now: only such calls count in the wait-for graph */
 
+    uint32_t group; /* of PC_CALL_COLLECTIVE and PC_CALL_END_STEP: 0 for the peer group, or a group made of some of it */
+
     /* PC_CALL_COLLECTIVE */
     const void *send;
     void *recv;
@@ -47,6 +49,10 @@ struct pc_call {
 
     /* PC_CALL_END_STEP: nothing has failed here, as far as the caller knows */
     bool vote;
+
+    /* PC_CALL_CREATE_GROUP: by rank */
+    struct pc_id_item *ids;
+    uint32_t id_count;
 
     /* PC_CALL_SYNC_STATE */
     struct pc_tensor *tensors;

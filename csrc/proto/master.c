@@ -50,6 +50,8 @@ void pc_master_free_peer(struct pc_master *master, struct pc_peer *peer) {
     pc_arena_reset(&peer->offer_arena);
     free(peer->offer_bytes);
     free(peer->started);
+    free(peer->wanted);
+    free(peer->steps);
     free(peer->flushed);
     free(peer);
 }
@@ -82,6 +84,7 @@ union peer_message {
     struct pc_msg_goodbye goodbye;
     struct pc_msg_stalled stalled;
     struct pc_msg_sync_ready ready;
+    struct pc_msg_leave_group leave;
     uint8_t room[PC_MESSAGE_STRUCT_MAX];
 };
 
@@ -117,6 +120,7 @@ static pc_status handle(struct pc_master *master, struct pc_peer *peer, uint8_t 
     case PC_MSG_OP_FAIL: pc_master_op_fail(master, peer, &message->fail); return pcclSuccess;
     case PC_MSG_STATE: pc_master_state(master, peer, &message->state); return pcclSuccess;
     case PC_MSG_STALLED: pc_master_stalled(peer, &message->stalled); return pcclSuccess;
+    case PC_MSG_LEAVE_GROUP: pc_master_leave_subset(master, peer, message->leave.subset); return pcclSuccess;
     case PC_MSG_SYNC_READY: pc_master_sync_ready(master, peer, &message->ready); return pcclSuccess;
     default: return pcclProtocolError;
     }
@@ -357,12 +361,8 @@ void pc_master_destroy(struct pc_master *master) {
     while (!pc_list_empty(&master->unproved)) {
         pc_master_free_peer(master, PC_LIST_ENTRY(master->unproved.next, struct pc_peer, node));
     }
-    struct pc_list *node;
-    while ((node = pc_list_pop(&master->groups)) != NULL) {
-        struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
-        free(group->ids);
-        free(group->ring);
-        free(group);
+    while (!pc_list_empty(&master->groups)) {
+        pc_master_free_group(master, PC_LIST_ENTRY(master->groups.next, struct pc_group, node));
     }
     const struct pc_action *action;
     while ((action = pc_actions_next(&master->machine.actions)) != NULL) {

@@ -21,13 +21,55 @@ void pc_master_answer(struct pc_master *master, struct pc_peer *peer, uint64_t v
     pc_master_tell(master, peer, PC_MSG_CALL_RESULT, &result);
 }
 
+/* How many operations of the whole group peer has posted in its step, as last told. */
+static uint64_t steps_of(const struct pc_peer *peer, uint32_t subset) {
+    for (size_t i = 0; i < peer->step_count; i++) {
+        if (peer->steps[i].subset == subset) return peer->steps[i].ops;
+    }
+    return 0;
+}
+
+static void note_steps(struct pc_peer *peer, uint32_t subset, uint64_t ops) {
+    for (size_t i = 0; i < peer->step_count; i++) {
+        if (peer->steps[i].subset != subset) continue;
+        peer->steps[i].ops = ops;
+        return;
+    }
+    void *items = peer->steps;
+    if (!pc_grow(&items, &peer->step_capacity, peer->step_count + 1, sizeof *peer->steps)) return;
+    peer->steps = items;
+    peer->steps[peer->step_count++] = (struct pc_step_count){subset, ops};
+}
+
+static bool keep_wanted(struct pc_peer *peer, const struct pc_msg_call *call) {
+    void *items = peer->wanted;
+    if (!pc_grow(&items, &peer->wanted_capacity, call->ids.count, sizeof *peer->wanted)) return false;
+    peer->wanted = items;
+    peer->wanted_count = call->ids.count;
+    for (uint32_t i = 0; i < call->ids.count; i++) peer->wanted[i] = ((const struct pc_id_item *)call->ids.items)[i].id;
+    return true;
+}
+
+/* The group whose call peer is in, if it is one of a single group; NULL: it is no more. */
+static struct pc_group *group_of_call(const struct pc_master *master, const struct pc_peer *peer) {
+    const struct pc_op_key key = {.group = peer->group, .subset = peer->call_subset};
+    return pc_master_group_of(master, &key);
+}
+
 void pc_master_call(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_call *call, uint64_t now_ns) {
-    (void)master;
     peer->call = call->kind;
+    peer->call_subset = call->kind == PC_CALL_END_STEP ? call->subset : 0;
     peer->call_serial = call->serial;
     peer->call_ns = now_ns;
     peer->vote = call->value != 0;
-    if (call->kind == PC_CALL_END_STEP) peer->step_ops = call->step_ops;
+    if (call->kind == PC_CALL_END_STEP) note_steps(peer, call->subset, call->step_ops);
+    if (call->kind == PC_CALL_CREATE_GROUP && !keep_wanted(peer, call)) {
+        const pc_error error = {.code = pcclNoMemory, .message = "the master has no memory for the list of a group"};
+        pc_master_answer(master, peer, 0, &error);
+    } else if (group_of_call(master, peer) == NULL) {
+        const pc_error error = {.code = pcclRankConnectionLost, .message = "the group is broken"};
+        pc_master_answer(master, peer, 0, &error);
+    }
 }
 
 void pc_master_call_cancel(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_call_cancel *cancel) {
@@ -54,6 +96,7 @@ pc_status pc_master_sync_offer(struct pc_master *master, struct pc_peer *peer, c
     PC_TRY(pc_schema_decode(pc_message_info(frame->type)->schema, pc_cursor_of(copy, meta.left), &peer->offer_arena,
                             &peer->offer));
     peer->call = PC_CALL_SYNC_STATE;
+    peer->call_subset = 0;
     peer->call_serial = peer->offer.serial;
     peer->call_ns = now_ns;
     return pcclSuccess;
@@ -199,6 +242,9 @@ static void run_topology(struct pc_master *master, uint8_t kind) {
     if (kind == PC_CALL_OPTIMIZE_TOPOLOGY) {
         /* All are here, so no operation is in flight: plans may follow what was measured since. */
         for (size_t i = 0; i < master->pair_count; i++) master->pairs[i].rtt_us = master->pairs[i].measured_us;
+        for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next) {
+            PC_LIST_ENTRY(node, struct pc_group, node)->replan = true;
+        }
         pc_master_flip(master, false);
     }
     const bool pending = kind == PC_CALL_PEERS_PENDING && pc_master_anyone_admissible(master);
@@ -207,15 +253,16 @@ static void run_topology(struct pc_master *master, uint8_t kind) {
     }
 }
 
-/* The call that all of them are in; PC_CALL_NONE: they are not in one and the same. */
+/* The call of group, or of the run (NULL), that all of them are in; PC_CALL_NONE: they are not in one and the same. */
 static uint8_t common_call(struct pc_master *master, const struct pc_group *group, uint32_t *count) {
     uint8_t common = PC_CALL_NONE;
     bool same = true;
     *count = 0;
     PC_EACH_PEER(master, peer) {
         if (group == NULL ? !pc_master_votes(peer) : !pc_master_in_group(peer, group)) continue;
-        if (*count > 0 && peer->call != common) same = false;
-        common = peer->call;
+        const uint8_t call = group == NULL || peer->call_subset == group->subset ? peer->call : PC_CALL_NONE;
+        if (*count > 0 && call != common) same = false;
+        common = call;
         (*count)++;
     }
     return same ? common : PC_CALL_NONE;
@@ -250,28 +297,35 @@ static bool blocked(const struct pc_peer *peer) {
 static bool does_part(const struct pc_peer *other, const struct pc_peer *peer, const struct pc_stall *stall) {
     if (other == peer || has_started(other, &stall->key)) return true;
     if (!stall->in_step) return false;
-    return stall->key.channel != 0 || other->step_ops >= peer->step_ops;
+    return stall->key.channel != 0 || steps_of(other, stall->key.subset) >= steps_of(peer, stall->key.subset);
 }
 
-/* Whether what peer waits for can still come, given that all of its group are blocked. */
+/* Whether the operation can still come to its end by those that are not stuck. */
+static bool op_hopeful(struct pc_master *master, const struct pc_peer *peer, const struct pc_stall *stall) {
+    const struct pc_group *group = pc_master_group_of(master, &stall->key);
+    if (group == NULL) return true; /* its end is on its way */
+    bool all = pc_master_who_left(group, &stall->key) == 0;
+    PC_EACH_PEER(master, other) {
+        if (!pc_master_takes_part(other, group, &stall->key)) continue;
+        all &= !other->stuck || does_part(other, peer, stall);
+        /* In are_peers_pending without a report yet: operations of other threads may be in flight. */
+        if (other->call == PC_CALL_PEERS_PENDING && other->stall_count == 0) return true;
+    }
+    return all;
+}
+
+/* Whether something that peer waits for can still come. */
 static bool hopeful(struct pc_master *master, const struct pc_peer *peer) {
     for (uint32_t i = 0; i < peer->stall_count; i++) {
-        if (peer->stalls[i].kind != PC_CALL_COLLECTIVE) continue;
-        const struct pc_op_key *key = &peer->stalls[i].key;
-        const struct pc_group *group = pc_master_group_of(master, key);
-        if (group == NULL) return true;
-        bool all = true;
-        PC_EACH_PEER(master, other) {
-            if (!pc_master_takes_part(other, group, key)) continue;
-            all &= does_part(other, peer, &peer->stalls[i]);
-            /* In are_peers_pending without a report yet: operations of other threads may be in flight. */
-            if (other->call == PC_CALL_PEERS_PENDING && other->stall_count == 0) return true;
-        }
-        if (all) return true;
+        if (peer->stalls[i].kind == PC_CALL_COLLECTIVE && op_hopeful(master, peer, &peer->stalls[i])) return true;
     }
     if (peer->call == PC_CALL_NONE) return false;
+    const struct pc_group *group = group_of_call(master, peer);
+    if (group == NULL || (peer->call == PC_CALL_SYNC_STATE && group->sync_id != 0)) return true;
+    if (group->left_count > 0) return false;
     PC_EACH_PEER(master, other) {
-        if (pc_master_votes(other) && other->group == peer->group && other->call != peer->call) return false;
+        const bool with = other->call == peer->call && other->call_subset == peer->call_subset;
+        if (pc_master_in_group(other, group) && other->stuck && !with) return false;
     }
     return true;
 }
@@ -287,37 +341,71 @@ static void describe(const struct pc_peer *peer, char *out, size_t out_bytes) {
     }
 }
 
-static void fail_group(struct pc_master *master, const struct pc_group *group) {
+/* Nothing that the stuck ones of this peer group wait for can come. */
+static void fail_stuck(struct pc_master *master, const struct pc_group *group) {
     pc_error error = {0};
     char list[600] = "";
     PC_EACH_PEER(master, peer) {
-        if (!pc_master_in_group(peer, group)) continue;
+        if (!peer->stuck || peer->group != group->number) continue;
         size_t used = strlen(list);
         if (used > 0) used += (size_t)snprintf(list + used, sizeof list - used, "; ");
         if (used < sizeof list) describe(peer, list + used, sizeof list - used);
+    }
+    for (size_t i = 0; i < group->left_count; i++) {
+        const size_t used = strlen(list);
+        (void)snprintf(list + used, sizeof list - used, "; peer %llu has destroyed its end of the group",
+                       (unsigned long long)group->left[i]);
     }
     pc_error_set(&error, pcclDeadlock, "these calls can never match: %s", list);
     pc_error_hint(&error, "all peers of a group must make the same joint calls, and post the operations of a tag alike");
     PC_LOG(pcclLogWarn, "%s: %s", master->machine.name, error.message);
     PC_EACH_PEER(master, peer) {
-        if (!pc_master_in_group(peer, group)) continue;
+        if (!peer->stuck || peer->group != group->number) continue;
         for (uint32_t i = 0; i < peer->stall_count; i++) {
             if (peer->stalls[i].kind != PC_CALL_COLLECTIVE) continue;
             pc_master_abort_op(master, &peer->stalls[i].key, &error, peer->stalls[i].in_step != 0);
         }
         pc_master_answer(master, peer, 0, &error);
+        peer->stall_count = peer->stall_reports = 0;
+        peer->started_count = 0;
     }
-    pc_master_moved(master, group);
 }
 
-static void find_deadlock(struct pc_master *master, const struct pc_group *group) {
-    uint32_t count = 0;
+/* Leaves marked those that cannot go on unless another of them does. */
+static void mark_stuck(struct pc_master *master) {
+    PC_EACH_PEER(master, peer) peer->stuck = pc_master_votes(peer) && blocked(peer);
+    for (bool changed = true; changed;) {
+        changed = false;
+        PC_EACH_PEER(master, peer) {
+            if (!peer->stuck || !hopeful(master, peer)) continue;
+            peer->stuck = false;
+            changed = true;
+        }
+    }
+}
+
+/* All of group: those that are not in it may be doing whatever they like. */
+static bool all_stuck(struct pc_master *master, const struct pc_group *group) {
+    size_t count = group->left_count;
     PC_EACH_PEER(master, peer) {
         if (!pc_master_in_group(peer, group)) continue;
-        if (!blocked(peer) || hopeful(master, peer)) return;
+        if (!peer->stuck) return false;
         count++;
     }
-    if (count > 1) fail_group(master, group);
+    return count > 1;
+}
+
+static void find_deadlock(struct pc_master *master) {
+    bool any = false;
+    PC_EACH_PEER(master, peer) any |= pc_master_votes(peer) && blocked(peer);
+    if (!any) return;
+    mark_stuck(master);
+    for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next) {
+        const struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
+        if (!all_stuck(master, group)) continue;
+        fail_stuck(master, group);
+        return; /* of others, the next event decides */
+    }
 }
 
 void pc_master_stalled(struct pc_peer *peer, const struct pc_msg_stalled *stalled) {
@@ -326,7 +414,9 @@ void pc_master_stalled(struct pc_peer *peer, const struct pc_msg_stalled *stalle
     for (uint32_t i = 0; i < stalled->calls.count && peer->stall_count < PC_STALLS_MAX; i++) {
         peer->stalls[peer->stall_count++] = calls[i];
     }
-    if (peer->call != PC_CALL_END_STEP) peer->step_ops = stalled->step_ops;
+    const struct pc_step_count *steps = stalled->steps.items;
+    peer->step_count = 0;
+    for (uint32_t i = 0; i < stalled->steps.count; i++) note_steps(peer, steps[i].subset, steps[i].ops);
     peer->stall_reports = peer->stall_count > 0 ? peer->stall_reports + 1 : 0;
     void *items = peer->started;
     if (!pc_grow(&items, &peer->started_capacity, stalled->started.count, sizeof *peer->started)) return;
@@ -349,7 +439,7 @@ static void end_step(struct pc_master *master, struct pc_group *group) {
         pc_error_hint(&error, "nothing of the step counts at any peer; do it again");
     }
     const bool commit = error.code == pcclSuccess;
-    if (!commit) {
+    if (!commit && !group->broken) {
         group->flushing = true; /* nothing is in flight: all are here */
         pc_master_flip(master, false);
     }
@@ -357,6 +447,24 @@ static void end_step(struct pc_master *master, struct pc_group *group) {
         if (pc_master_in_group(peer, group)) pc_master_answer(master, peer, 0, commit ? NULL : &error);
     }
     pc_master_moved(master, group);
+}
+
+void pc_master_end_broken(struct pc_master *master, struct pc_group *subset) {
+    uint32_t count = 0;
+    if (common_call(master, subset, &count) == PC_CALL_END_STEP) {
+        end_step(master, subset);
+        return;
+    }
+    const pc_error error = {.code = pcclRankConnectionLost, .peer_id = subset->lost, .message = "the group is broken"};
+    PC_EACH_PEER(master, peer) {
+        const bool votes = peer->call == PC_CALL_END_STEP && peer->call_subset == subset->subset;
+        if (votes && pc_master_in_group(peer, subset)) pc_master_answer(master, peer, 0, &error);
+    }
+}
+
+/* Calls of one group; the others are of the whole run. */
+static bool of_one_group(uint8_t call) {
+    return call == PC_CALL_SYNC_STATE || call == PC_CALL_END_STEP || call == PC_CALL_CREATE_GROUP;
 }
 
 void pc_master_evaluate(struct pc_master *master, uint64_t now_ns) {
@@ -368,20 +476,27 @@ void pc_master_evaluate(struct pc_master *master, uint64_t now_ns) {
         if (pc_master_admit(master)) pc_master_flip(master, false);
         return;
     }
-    const bool of_groups = topology == PC_CALL_SYNC_STATE || topology == PC_CALL_END_STEP;
-    if (topology != PC_CALL_NONE && !of_groups) run_topology(master, topology);
+    if (topology != PC_CALL_NONE && !of_one_group(topology)) run_topology(master, topology);
+    const uint64_t epoch = master->epoch;
+    bool subsets_vote = false;
+    PC_EACH_PEER(master, peer) subsets_vote |= peer->call == PC_CALL_END_STEP && peer->call_subset != 0;
     for (struct pc_list *node = master->groups.next, *next; node != &master->groups; node = next) {
         next = node->next;
         struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
-        if (group->sync_id != 0) continue;
+        if (group->sync_id != 0 || (group->subset != 0 && !subsets_vote)) continue;
         const uint8_t call = common_call(master, group, &count);
         if (call == PC_CALL_SYNC_STATE) {
             run_sync(master, group, count, now_ns);
         } else if (call == PC_CALL_END_STEP) {
             end_step(master, group);
-        } else {
-            find_deadlock(master, group);
+        } else if (call == PC_CALL_CREATE_GROUP) {
+            pc_master_create_subset(master, group);
         }
         if (master->flip_wanted) return; /* somebody was kicked: the rest after the epoch */
+        if (master->epoch != epoch) { /* the list may have changed */
+            pc_master_evaluate(master, now_ns);
+            return;
+        }
     }
+    find_deadlock(master);
 }

@@ -15,7 +15,7 @@
 struct pc_group *pc_master_group(struct pc_master *master, uint32_t number, bool create) {
     for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next) {
         struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
-        if (group->number == number) return group;
+        if (group->number == number && group->subset == 0) return group;
     }
     struct pc_group *group = create ? pc_calloc(1, sizeof *group) : NULL;
     if (group == NULL) return NULL;
@@ -27,29 +27,37 @@ struct pc_group *pc_master_group(struct pc_master *master, uint32_t number, bool
 struct pc_group *pc_master_group_of(const struct pc_master *master, const struct pc_op_key *key) {
     for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next) {
         struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
-        if (group->number == key->group) return group;
+        if (group->number == key->group && group->subset == key->subset) return group;
     }
     return NULL;
 }
 
 bool pc_master_in_group(const struct pc_peer *peer, const struct pc_group *group) {
-    return pc_master_votes(peer) && peer->group == group->number;
+    if (!pc_master_votes(peer) || peer->group != group->number) return false;
+    return group->subset == 0 || pc_master_listed(group, peer->id);
 }
 
-void pc_master_freeze(struct pc_master *master, struct pc_group *group, uint64_t now_ns) {
+static void freeze_group(struct pc_master *master, struct pc_group *group) {
+    group->flushing = true;
+    const struct pc_msg_freeze message = {master->epoch, group->subset};
+    PC_EACH_PEER(master, peer) {
+        if (!pc_master_in_group(peer, group)) continue;
+        peer->freeze_waited++;
+        pc_master_tell(master, peer, PC_MSG_FREEZE, &message);
+    }
+}
+
+void pc_master_freeze(struct pc_master *master, const struct pc_peer *a, const struct pc_peer *b, uint64_t now_ns) {
     if (!master->flushing) {
         master->flushing = true;
         master->flush_ns = now_ns;
     }
     master->flip_wanted = true;
-    if (group->flushing) return;
-    group->flushing = true;
-    const struct pc_msg_freeze message = {master->epoch};
-    PC_EACH_PEER(master, peer) {
-        if (!pc_master_in_group(peer, group)) continue;
-        peer->freeze_waited = true;
-        peer->flushed_count = 0;
-        pc_master_tell(master, peer, PC_MSG_FREEZE, &message);
+    for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next) {
+        struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
+        const bool both = group->number == a->group && group->number == b->group &&
+                          (group->subset == 0 || (pc_master_listed(group, a->id) && pc_master_listed(group, b->id)));
+        if (both && !group->flushing) freeze_group(master, group);
     }
 }
 
@@ -74,26 +82,30 @@ void pc_master_remove(struct pc_master *master, struct pc_peer *peer, const pc_e
     peer->stream = NULL;
     peer->state = PC_PEER_GONE;
     peer->call = PC_CALL_NONE;
-    if (!PC_MUTANT(PC_MUTANT_DEAD_DONE)) peer->freeze_waited = false;
+    if (!PC_MUTANT(PC_MUTANT_DEAD_DONE)) peer->freeze_waited = 0;
     pc_error cause = *why;
     cause.code = pcclRankConnectionLost;
+    peer->why = cause;
     if (master->cause.code == pcclSuccess) master->cause = cause;
     pc_master_sync_lose(master, peer, &cause);
     master->flip_wanted = true;
-    struct pc_group *group = pc_master_group(master, peer->group, false);
-    if (group != NULL && !peer->observer) pc_master_freeze(master, group, now_ns);
-    if (PC_MUTANT(PC_MUTANT_DEAD_DONE)) peer->freeze_waited = true;
+    if (!peer->observer) pc_master_freeze(master, peer, peer, now_ns);
+    if (PC_MUTANT(PC_MUTANT_DEAD_DONE)) peer->freeze_waited = 1;
 }
 
 void pc_master_state(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_state *state) {
-    if (!peer->freeze_waited) return;
+    if (peer->freeze_waited == 0) return;
+    const size_t count = peer->flushed_count + state->ops.count;
     void *items = peer->flushed;
-    if (!pc_grow(&items, &peer->flushed_capacity, state->ops.count, sizeof *peer->flushed)) return;
+    if (!pc_grow(&items, &peer->flushed_capacity, count, sizeof *peer->flushed)) return;
     peer->flushed = items;
-    peer->flushed_count = state->ops.count;
-    if (state->ops.count > 0) memcpy(peer->flushed, state->ops.items, state->ops.count * sizeof *peer->flushed);
-    peer->freeze_waited = false;
-    struct pc_group *group = pc_master_group(master, peer->group, false);
+    if (state->ops.count > 0) {
+        memcpy(peer->flushed + peer->flushed_count, state->ops.items, state->ops.count * sizeof *peer->flushed);
+    }
+    peer->flushed_count = count;
+    peer->freeze_waited--;
+    const struct pc_op_key key = {.group = peer->group, .subset = state->subset};
+    struct pc_group *group = pc_master_group_of(master, &key);
     if (group != NULL && state->step_open) group->step_poisoned = true;
 }
 
@@ -101,7 +113,7 @@ void pc_master_flush_tick(struct pc_master *master, uint64_t now_ns) {
     if (!master->flushing || now_ns - master->flush_ns < PC_FLUSH_MS * PC_NS_PER_MS) return;
     master->flush_ns = now_ns;
     PC_EACH_PEER(master, peer) {
-        if (!peer->freeze_waited || peer->state == PC_PEER_GONE) continue;
+        if (peer->freeze_waited == 0 || peer->state == PC_PEER_GONE) continue;
         pc_error why = {.peer_id = peer->id};
         char name[224];
         pc_master_name_peer(peer, name, sizeof name);
@@ -151,7 +163,7 @@ static pc_status measure(struct pc_master *master, const uint64_t *ids, uint32_t
  * Fills ring with ranks: in their order within a data centre; else, or where links are missing, in the order with the
  * shortest way round. Returns false when there is none.
  */
-static bool order_ring(struct pc_master *master, const uint64_t *ids, uint32_t n, uint32_t *ring, bool *missing) {
+bool pc_master_order_ring(struct pc_master *master, const uint64_t *ids, uint32_t n, uint32_t *ring, bool *missing) {
     struct measured measured;
     for (uint32_t i = 0; i < n; i++) ring[i] = i;
     *missing = false;
@@ -173,7 +185,7 @@ static bool order_ring(struct pc_master *master, const uint64_t *ids, uint32_t n
     return memory != NULL && pc_ring_order(&request, ring, &quality, memory);
 }
 
-static uint32_t longest_rtt(const struct pc_master *master, const uint64_t *ids, uint32_t n) {
+uint32_t pc_master_longest_rtt(const struct pc_master *master, const uint64_t *ids, uint32_t n) {
     uint32_t longest_us = 0;
     for (size_t i = 0; i < master->pair_count; i++) {
         const struct pc_pair *pair = &master->pairs[i];
@@ -196,7 +208,7 @@ static bool plan_ring(struct pc_master *master, struct pc_group *group, bool *ch
         if (pc_master_in_group(peer, group)) ids[n++] = peer->id;
     }
     bool ring_only = false;
-    const bool possible = order_ring(master, ids, n, order, &ring_only);
+    const bool possible = pc_master_order_ring(master, ids, n, order, &ring_only);
     *changed = n != group->n;
     if (!pc_grow(&kept, &group->ids_capacity, n, sizeof *group->ids)) return false;
     group->ids = kept;
@@ -210,7 +222,7 @@ static bool plan_ring(struct pc_master *master, struct pc_group *group, bool *ch
     group->n = n;
     *changed |= ring_only != group->ring_only;
     group->ring_only = ring_only;
-    const uint32_t rtt_us = longest_rtt(master, ids, n);
+    const uint32_t rtt_us = pc_master_longest_rtt(master, ids, n);
     *changed |= (rtt_us >= PC_FAR_US) != (group->rtt_us >= PC_FAR_US); /* other algorithms are chosen */
     if (*changed) group->rtt_us = rtt_us;
     return possible;
@@ -235,10 +247,26 @@ static struct pc_peer *worst_peer(struct pc_master *master, const struct pc_grou
     return worst;
 }
 
-/* Plans every group; a peer that no ring can hold is removed, which changes its group too. */
+/* Those frozen already, and those whose operations end without an answer: all of what they have not heard of fails. */
+static void flush_all_with(struct pc_master *master, const struct pc_peer *peer) {
+    for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next) {
+        struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
+        if (group->number != peer->group) continue;
+        group->flushing |= group->subset == 0 || pc_master_listed(group, peer->id);
+    }
+}
+
+/*
+ * Plans every group; a peer that no ring can hold is removed, which changes its group too. Subsets come after the group
+ * that they are part of, in the list as they came into being.
+ */
 static void plan_all(struct pc_master *master) {
     for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next) {
         struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
+        if (group->subset != 0) {
+            if (pc_master_plan_subset(master, group)) group->epoch = master->epoch;
+            continue;
+        }
         bool changed = false, again = false;
         while (!plan_ring(master, group, &again)) {
             changed |= again;
@@ -249,7 +277,7 @@ static void plan_all(struct pc_master *master) {
             pc_master_name_peer(worst, name, sizeof name);
             pc_error_set(&why, pcclRankConnectionLost, "%s lost its link to another peer twice, and no ring goes round it",
                          name);
-            group->flushing = true; /* its members are frozen already: the fates come with this epoch */
+            flush_all_with(master, worst);
             pc_master_remove(master, worst, &why, true, master->flush_ns);
         }
         if (changed || again || group->flushing) group->epoch = master->epoch;
@@ -268,7 +296,7 @@ static struct pc_array fates_of(struct pc_master *master, const struct pc_group 
         if (!pc_master_in_group(peer, group)) continue;
         for (size_t i = 0; i < peer->flushed_count; i++) {
             const struct pc_op_key *key = &peer->flushed[i].key;
-            bool known = key->group != group->number;
+            bool known = key->group != group->number || key->subset != group->subset;
             for (uint32_t k = 0; k < count && !known; k++) known = pc_op_key_equal(&fates[k].key, key);
             if (!known) fates[count++] = (struct pc_verdict){*key, pc_master_fate(master, group, key)};
         }
@@ -298,30 +326,51 @@ static void fill_members(struct pc_master *master, struct pc_msg_epoch *message)
     }
 }
 
-static void fill_groups(struct pc_master *master, struct pc_msg_epoch *message) {
-    uint32_t count = 0;
-    for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next) count++;
-    struct pc_group_record *records = pc_arena_alloc(&master->arena, count, sizeof *records);
-    if (records == NULL) return;
-    message->groups = (struct pc_array){records, count};
-    for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next, records++) {
-        const struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
-        struct pc_id_item *ids = pc_arena_alloc(&master->arena, group->n, sizeof *ids);
-        struct pc_index_item *ring = pc_arena_alloc(&master->arena, group->n, sizeof *ring);
-        if (ids == NULL || ring == NULL) return;
-        for (size_t i = 0; i < group->n; i++) {
-            ids[i].id = group->ids[i];
-            ring[i].index = group->ring[i];
-        }
-        *records = (struct pc_group_record){
-            .group = group->number,
-            .epoch = group->epoch,
-            .members = {ids, (uint32_t)group->n},
-            .ring = {ring, (uint32_t)group->n},
-            .rtt_us = group->rtt_us,
-            .ring_only = group->ring_only,
-            .step_poisoned = group->step_poisoned,
-        };
+/* A group, as the epoch to come tells its members. */
+struct group_part {
+    const struct pc_group *group;
+    struct pc_group_record record;
+    struct pc_array fates;
+};
+
+static void describe_group(struct pc_master *master, const struct pc_group *group, struct group_part *part) {
+    struct pc_id_item *ids = pc_arena_alloc(&master->arena, group->n, sizeof *ids);
+    struct pc_index_item *ring = pc_arena_alloc(&master->arena, group->n, sizeof *ring);
+    pc_error *broken = pc_arena_alloc(&master->arena, 1, sizeof *broken);
+    *part = (struct group_part){.group = group};
+    if (group->flushing) part->fates = fates_of(master, group);
+    if (ids == NULL || ring == NULL || broken == NULL) return;
+    for (size_t i = 0; i < group->n; i++) {
+        ids[i].id = group->ids[i];
+        ring[i].index = group->ring[i];
+    }
+    pc_master_why_broken(master, group, broken);
+    part->record = (struct pc_group_record){
+        .group = group->number,
+        .subset = group->subset,
+        .epoch = group->epoch,
+        .members = {ids, (uint32_t)group->n},
+        .ring = {ring, (uint32_t)group->n},
+        .rtt_us = group->rtt_us,
+        .ring_only = group->ring_only,
+        .step_poisoned = group->step_poisoned,
+        .broken = pc_error_to_wire(broken),
+    };
+}
+
+/* What concerns peer, into the lists of message, which have room for all of it. */
+static void gather(const struct pc_peer *peer, const struct group_part *parts, uint32_t count,
+                   struct pc_msg_epoch *message) {
+    struct pc_group_record *records = message->groups.items;
+    struct pc_verdict *fates = message->fates.items;
+    message->groups.count = message->fates.count = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        const struct pc_group *group = parts[i].group;
+        if (group->subset == 0 ? peer->group != group->number : !pc_master_in_group(peer, group)) continue;
+        records[message->groups.count++] = parts[i].record;
+        if (parts[i].fates.count == 0) continue;
+        memcpy(fates + message->fates.count, parts[i].fates.items, parts[i].fates.count * sizeof *fates);
+        message->fates.count += parts[i].fates.count;
     }
 }
 
@@ -329,17 +378,24 @@ static void send_epoch(struct pc_master *master, bool topology) {
     struct pc_msg_epoch message = {.incarnation = master->config.incarnation, .number = master->epoch};
     message.cause = pc_error_to_wire(&master->cause);
     fill_members(master, &message);
-    fill_groups(master, &message);
-    for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next) {
-        struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
-        message.fates = group->flushing ? fates_of(master, group) : (struct pc_array){0};
-        PC_EACH_PEER(master, peer) {
-            if (peer->state != PC_PEER_MEMBER || peer->group != group->number) continue;
-            const bool answered = topology && peer->call == PC_CALL_UPDATE_TOPOLOGY;
-            message.topology_serial = answered ? peer->call_serial : 0;
-            if (answered) peer->call = PC_CALL_NONE;
-            pc_master_tell(master, peer, PC_MSG_EPOCH, &message);
-        }
+    uint32_t total = 0, count = 0;
+    size_t fate_count = 0;
+    for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next) total++;
+    struct group_part *parts = pc_arena_alloc(&master->arena, total, sizeof *parts);
+    for (struct pc_list *node = master->groups.next; node != &master->groups && parts != NULL; node = node->next) {
+        describe_group(master, PC_LIST_ENTRY(node, struct pc_group, node), &parts[count]);
+        fate_count += parts[count++].fates.count;
+    }
+    message.groups.items = pc_arena_alloc(&master->arena, count, sizeof(struct pc_group_record));
+    message.fates.items = pc_arena_alloc(&master->arena, fate_count, sizeof(struct pc_verdict));
+    if (message.groups.items == NULL || message.fates.items == NULL) count = 0; /* an epoch that nobody can accept */
+    PC_EACH_PEER(master, peer) {
+        if (peer->state != PC_PEER_MEMBER) continue;
+        gather(peer, parts, count, &message);
+        const bool answered = topology && peer->call == PC_CALL_UPDATE_TOPOLOGY;
+        message.topology_serial = answered ? peer->call_serial : 0;
+        if (answered) peer->call = PC_CALL_NONE;
+        pc_master_tell(master, peer, PC_MSG_EPOCH, &message);
     }
 }
 
@@ -356,14 +412,13 @@ static void drop_empty_groups(struct pc_master *master) {
     for (struct pc_list *node = master->groups.next, *next; node != &master->groups; node = next) {
         next = node->next;
         struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
-        group->flushing = group->step_poisoned = false;
+        group->flushing = group->step_poisoned = group->replan = false;
         bool used = false;
-        PC_EACH_PEER(master, peer) used |= peer->state >= PC_PEER_DIAL_BACK && peer->group == group->number;
-        if (used) continue;
-        pc_list_remove(&group->node);
-        free(group->ids);
-        free(group->ring);
-        free(group);
+        PC_EACH_PEER(master, peer) {
+            used |= group->subset == 0 ? peer->state >= PC_PEER_DIAL_BACK && peer->group == group->number
+                                       : !group->broken && pc_master_in_group(peer, group);
+        }
+        if (!used) pc_master_free_group(master, group);
     }
 }
 
@@ -372,8 +427,9 @@ void pc_master_flip(struct pc_master *master, bool topology) {
     plan_all(master);
     send_epoch(master, topology);
     for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next) {
-        const struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
+        struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
         if (group->epoch == master->epoch) pc_master_forget_ops(master, group);
+        if (group->broken) pc_master_end_broken(master, group);
         pc_master_moved(master, group);
     }
     forget_gone(master);
@@ -391,7 +447,7 @@ void pc_master_flip(struct pc_master *master, bool topology) {
 void pc_master_try_flip(struct pc_master *master) {
     if (!master->flip_wanted || master->ending) return;
     PC_EACH_PEER(master, peer) {
-        if (peer->freeze_waited) return;
+        if (peer->freeze_waited > 0) return;
     }
     pc_master_flip(master, false);
 }

@@ -11,7 +11,7 @@
 #include <string.h>
 
 static struct pc_list *bucket_of(struct pc_master *master, const struct pc_op_key *key) {
-    return &master->ops[((key->tag ^ key->seq << 32 ^ key->group ^ key->channel) * 0x9e3779b97f4a7c15ull) >> 56];
+    return &master->ops[((key->tag ^ key->seq << 32 ^ key->group ^ (uint64_t)key->subset << 20 ^ key->channel) * 0x9e3779b97f4a7c15ull) >> 56];
 }
 
 static struct pc_pending_op *find_op(struct pc_master *master, const struct pc_op_key *key, bool create) {
@@ -171,7 +171,7 @@ void pc_master_forget_ops(struct pc_master *master, const struct pc_group *group
         for (struct pc_list *node = master->ops[i].next, *next; node != &master->ops[i]; node = next) {
             next = node->next;
             struct pc_pending_op *op = PC_LIST_ENTRY(node, struct pc_pending_op, node);
-            if (op->key.group == group->number) drop_op(master, op);
+            if (op->key.group == group->number && op->key.subset == group->subset) drop_op(master, op);
         }
     }
 }

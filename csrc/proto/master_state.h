@@ -4,6 +4,7 @@
  *   master_join.c     handshake, introductions, link reports, admission
  *   master_epoch.c    removal, flush, fates, epochs
  *   master_ops.c      verdicts of operations
+ *   master_groups.c   groups of some members: making, breaking, forgetting
  *   master_calls.c    joint calls, shared-state synchronisation, wait-for graph
  *   master_status.c   the report for `pccl status`
  */
@@ -32,6 +33,7 @@ enum {
     PC_STALLS_MAX = 64,
     PC_ABORTED_MAX = 1024, /* aborted operations remembered, against DONEs under way */
     PC_OP_BUCKETS = 256,
+    PC_SUBSETS_MAX = 1024, /* groups of some members, in the run */
     PC_CORROBORATE_MS = 250, /* a loss that only one side has seen */
     PC_FLUSH_MS = 2000 /* to answer a FREEZE */
 };
@@ -53,6 +55,9 @@ struct pc_peer {
     uint64_t registered_ns, beat_ns;
 
     uint8_t call; /* enum pc_call_kind */
+    uint32_t call_subset; /* of PC_CALL_END_STEP */
+    uint64_t *wanted; /* of PC_CALL_CREATE_GROUP: ids by rank */
+    size_t wanted_count, wanted_capacity;
     uint64_t call_serial, call_ns;
     uint8_t *offer_bytes; /* the message of a shared-state call, and decoded */
     struct pc_arena offer_arena;
@@ -68,11 +73,14 @@ struct pc_peer {
     struct pc_op_key *started;
     size_t started_count, started_capacity;
 
-    uint64_t step_ops; /* of the whole group, that it has posted in its step, as last told */
+    bool stuck; /* found while looking for calls that can never match: it cannot go on by itself */
+
+    struct pc_step_count *steps; /* of its open steps, as last told */
+    size_t step_count, step_capacity;
     bool vote; /* in PC_CALL_END_STEP: nothing has failed there */
 
-    bool freeze_waited; /* its STATE is awaited */
-    struct pc_op_state *flushed; /* its STATE */
+    uint32_t freeze_waited; /* STATEs that are awaited */
+    struct pc_op_state *flushed; /* of its STATEs */
     size_t flushed_count, flushed_capacity;
     pc_error why; /* of its removal */
 };
@@ -89,9 +97,11 @@ struct pc_pair {
     pc_error error;
 };
 
+/* The members of a peer group, or a subset of them in an order of their own. */
 struct pc_group {
     struct pc_list node;
-    uint32_t number;
+    uint32_t number; /* of the peer group */
+    uint32_t subset; /* 0: all of it; else counted through the run */
     uint64_t epoch;
     uint64_t *ids; /* by rank */
     uint32_t *ring; /* ranks in ring order */
@@ -103,6 +113,13 @@ struct pc_group {
     uint64_t revision; /* expected next by a synchronisation; 0: none yet */
     uint64_t sync_id; /* transfer in progress; 0: none */
     uint64_t sync_revision;
+
+    /* Of a subset. */
+    uint64_t *left; /* ids of those that have destroyed their end of it */
+    size_t left_count, left_capacity;
+    bool replan; /* round trips were measured anew */
+    bool broken; /* the epoch to come says so, and then it is forgotten */
+    uint64_t lost; /* the member that it lost; 0: a link that it cannot do without */
 };
 
 struct pc_pending_op {
@@ -121,6 +138,7 @@ struct pc_master {
     struct pc_list peers, unproved, groups;
     uint32_t unproved_count;
     uint64_t next_id, next_sync_id;
+    uint32_t next_subset, subset_count;
     struct pc_pair *pairs;
     size_t pair_count, pair_capacity;
     struct pc_tx_pool tx_pool;
@@ -184,13 +202,31 @@ bool pc_master_in_group(const struct pc_peer *peer, const struct pc_group *group
 /* peer is no member from now on. evict: tell it why, in case that it lives. */
 void pc_master_remove(struct pc_master *master, struct pc_peer *peer, const pc_error *why, bool evict,
                       uint64_t now_ns);
-/* Freezes a group; the epoch follows when all of it have answered. */
-void pc_master_freeze(struct pc_master *master, struct pc_group *group, uint64_t now_ns);
+/* Freezes the groups that both belong to; the epoch follows when all of these have answered. */
+void pc_master_freeze(struct pc_master *master, const struct pc_peer *a, const struct pc_peer *b, uint64_t now_ns);
 void pc_master_state(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_state *state);
 /* Commits the epoch that is wanted, if nothing is awaited. topology: it answers update_topology. */
 void pc_master_try_flip(struct pc_master *master);
 void pc_master_flip(struct pc_master *master, bool topology);
 void pc_master_flush_tick(struct pc_master *master, uint64_t now_ns);
+/* Order and round trip of the ring of ids. Returns false when none avoids the bad pairs. */
+bool pc_master_order_ring(struct pc_master *master, const uint64_t *ids, uint32_t n, uint32_t *ring, bool *missing);
+uint32_t pc_master_longest_rtt(const struct pc_master *master, const uint64_t *ids, uint32_t n);
+
+/* master_groups.c ----------------------------------------------------------------------------------------------- */
+/* All of group are in PC_CALL_CREATE_GROUP. */
+void pc_master_create_subset(struct pc_master *master, const struct pc_group *group);
+/* peer has destroyed its end. */
+void pc_master_leave_subset(struct pc_master *master, const struct pc_peer *peer, uint32_t subset);
+/* Whether peer is one of a subset, dead or alive, and has not destroyed its end. */
+bool pc_master_listed(const struct pc_group *subset, uint64_t id);
+/* Of all the peers between which the operation is, one that has destroyed its end; 0: none. */
+uint64_t pc_master_who_left(const struct pc_group *group, const struct pc_op_key *key);
+/* For an epoch: whether it is broken, or has a new ring. True if its operations end here. */
+bool pc_master_plan_subset(struct pc_master *master, struct pc_group *subset);
+/* Why it is broken; code 0: it is not. */
+void pc_master_why_broken(struct pc_master *master, const struct pc_group *subset, pc_error *error);
+void pc_master_free_group(struct pc_master *master, struct pc_group *group);
 
 /* master_ops.c -------------------------------------------------------------------------------------------------- */
 void pc_master_done(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_done *done, uint64_t now_ns);
@@ -220,6 +256,8 @@ void pc_master_answer(struct pc_master *master, struct pc_peer *peer, uint64_t v
 void pc_master_evaluate(struct pc_master *master, uint64_t now_ns);
 void pc_master_stalled(struct pc_peer *peer, const struct pc_msg_stalled *stalled);
 
+/* The votes on a step of a subset that is broken: they count if all survivors have voted. */
+void pc_master_end_broken(struct pc_master *master, struct pc_group *subset);
 /* Something in group moved: what its members reported as blocked is out of date. */
 void pc_master_moved(struct pc_master *master, const struct pc_group *group);
 

@@ -51,7 +51,7 @@ static void put_peers(struct pc_writer *out, struct pc_master *master, bool memb
 }
 
 static void put_op(struct pc_writer *out, struct pc_master *master, const struct pc_pending_op *op, bool first) {
-    put(out, "%s{\"group\":%u,\"tag\":%llu,\"seq\":%llu,\"done\":[", first ? "" : ",", op->key.group,
+    put(out, "%s{\"group\":%u,\"subset\":%u,\"tag\":%llu,\"seq\":%llu,\"done\":[", first ? "" : ",", op->key.group, op->key.subset,
         (unsigned long long)op->key.tag, (unsigned long long)op->key.seq);
     for (size_t i = 0; i < op->done_count; i++) put(out, "%s%llu", i > 0 ? "," : "", (unsigned long long)op->done[i]);
     put(out, "],\"waiting\":[");
@@ -70,8 +70,12 @@ static void put_op(struct pc_writer *out, struct pc_master *master, const struct
 static bool missing(const struct pc_master *master, const struct pc_peer *other, const struct pc_peer *peer, const struct pc_stall *stall) {
     if (other == peer || !pc_master_votes(other)) return false;
     if (stall->kind != PC_CALL_COLLECTIVE) {
-        const bool of_group = stall->kind == PC_CALL_SYNC_STATE || stall->kind == PC_CALL_END_STEP;
-        return other->call != stall->kind && (!of_group || other->group == peer->group);
+        const bool everybody = stall->kind == PC_CALL_UPDATE_TOPOLOGY || stall->kind == PC_CALL_PEERS_PENDING ||
+                               stall->kind == PC_CALL_OPTIMIZE_TOPOLOGY;
+        const struct pc_op_key key = {.group = peer->group, .subset = stall->key.subset};
+        const struct pc_group *group = pc_master_group_of(master, &key);
+        const bool concerned = everybody || (group != NULL && pc_master_in_group(other, group));
+        return concerned && (other->call != stall->kind || other->call_subset != stall->key.subset);
     }
     const struct pc_group *group = pc_master_group_of(master, &stall->key);
     if (group == NULL || !pc_master_takes_part(other, group, &stall->key)) return false;

@@ -14,9 +14,17 @@ static struct pc_member *member_of(struct pc_machine *machine) {
     return (struct pc_member *)(void *)machine; /* its first member */
 }
 
+/* A step that failed during this event fails for its other operations too; once for those that were posted. */
+static void spread_poison(struct pc_member *member) {
+    for (struct pc_list *node = member->groups.next; node != &member->groups; node = node->next) {
+        struct pc_member_group *group = PC_LIST_ENTRY(node, struct pc_member_group, node);
+        if (group->step_poison.code != pcclSuccess) pc_member_poison_step(member, group, &group->step_poison);
+    }
+    member->poisoned = false;
+}
+
 static void finish(struct pc_member *member, uint64_t now_ns) {
-    const struct pc_member_group *group = &member->group;
-    if (group->step_poison.code != pcclSuccess) pc_member_poison_step(member, &group->step_poison);
+    if (member->poisoned) spread_poison(member);
     if (!pc_list_empty(&member->parked)) pc_member_match_parked(member, now_ns);
     pc_member_flush_done(member);
     pc_arena_reset(&member->arena);
@@ -103,7 +111,7 @@ void pc_member_lose(struct pc_member *member, const pc_error *error, bool flush_
     member->inbound_count = 0;
     if (member->control != NULL) pc_stream_close(member->control, flush_control, &member->machine.actions);
     member->control = NULL;
-    member->frozen = member->topology_call = member->stalled = false;
+    member->group.frozen = member->topology_call = member->stalled = false;
     /* What is left of the member list is this peer alone: a retry loop sees a world of one and ends. */
     const struct pc_member_record *self = pc_member_find(member, member->id);
     if (self != NULL) {
@@ -292,8 +300,9 @@ struct pc_member *pc_member_create(const struct pc_member_config *config, uint64
     member->dead_timeout_ns = config->dead_timeout_ns;
     member->heartbeat_ns = PC_NS_PER_S;
     member->pool.memory = config->memory;
-    member->group.number = config->group;
-    member->group.rank = PC_RANK_NONE;
+    pc_member_group_init(&member->group, config->group, 0);
+    pc_list_init(&member->groups);
+    pc_list_append(&member->groups, &member->group.node);
     member->tick_ns = member->ops_due_ns = UINT64_MAX;
     member->stall_ns = now_ns;
     pc_list_init(&member->inbound);
@@ -304,7 +313,6 @@ struct pc_member *pc_member_create(const struct pc_member_config *config, uint64
     pc_list_init(&member->spare_ops);
     pc_list_init(&member->sync.staged);
     pc_list_init(&member->sync.regions);
-    for (int i = 0; i < PC_TAG_BUCKETS; i++) pc_list_init(&member->group.tags[i]);
     pc_tx_pool_init(&member->tx_pool);
     return member;
 }
@@ -313,6 +321,7 @@ void pc_member_destroy(struct pc_member *member) {
     if (member == NULL) return;
     pc_member_sync_end(member, false);
     pc_member_ops_fini(member);
+    pc_member_drop_groups(member);
     while (!pc_list_empty(&member->links)) {
         pc_member_link_drop(member, PC_LIST_ENTRY(member->links.next, struct pc_link, node));
     }
@@ -362,6 +371,8 @@ static void post_connect(struct pc_member *member, struct pc_call *call, uint64_
     member->config.random.fill(member->config.random.state, member->incarnation, sizeof member->incarnation);
     member->epoch.number = member->epoch.incarnation = member->group.epoch = 0;
     member->epoch.member_count = member->group.n = 0;
+    pc_member_drop_groups(member); /* numbers of another life mean nothing in this one */
+    member->newest_subset = 0;
     member->id = 0;
     member->lost = (pc_error){0};
     member->phase = PC_MEMBER_DIALING;
@@ -370,15 +381,33 @@ static void post_connect(struct pc_member *member, struct pc_call *call, uint64_
     pc_actions_add(&member->machine.actions, PC_ACTION_DIAL)->stream = stream;
 }
 
+static bool any_step_open(const struct pc_member *member) {
+    for (struct pc_list *node = member->groups.next; node != &member->groups; node = node->next) {
+        if (PC_LIST_ENTRY(node, struct pc_member_group, node)->step_open) return true;
+    }
+    return false;
+}
+
+/* Calls of this group that must have ended before the call. */
+static uint32_t in_the_way(struct pc_member *member, struct pc_member_group *group, const struct pc_call *call) {
+    switch (call->kind) {
+    case PC_CALL_PEERS_PENDING:
+    case PC_CALL_LEAVE:
+    case PC_CALL_CREATE_GROUP: return 0;
+    case PC_CALL_END_STEP: return pc_member_ops_posted(member, group);
+    default: return member->posted_count;
+    }
+}
+
 /* Why a joint call may not start now; NULL: it may. */
-static const char *obstacle(const struct pc_member *member, const struct pc_call *call, pc_status *code) {
-    const bool ends_ops = call->kind != PC_CALL_PEERS_PENDING && call->kind != PC_CALL_LEAVE;
-    if (ends_ops && member->posted_count > 0) {
+static const char *obstacle(struct pc_member *member, struct pc_member_group *group, const struct pc_call *call,
+                            pc_status *code) {
+    if (in_the_way(member, group, call) > 0) {
         *code = pcclPendingAsyncOps;
         return "asynchronous operations are in flight; await them first";
     }
-    if (member->group.step_open && call->kind != PC_CALL_END_STEP && call->kind != PC_CALL_PEERS_PENDING &&
-        call->kind != PC_CALL_LEAVE) {
+    if (call->kind != PC_CALL_END_STEP && call->kind != PC_CALL_PEERS_PENDING && call->kind != PC_CALL_LEAVE &&
+        any_step_open(member)) {
         *code = pcclInvalidUsage;
         return "a step is open; end it first";
     }
@@ -394,10 +423,17 @@ static const char *obstacle(const struct pc_member *member, const struct pc_call
 }
 
 static void post_joint(struct pc_member *member, struct pc_call *call) {
-    pc_status code = pcclSuccess;
-    const char *why = obstacle(member, call, &code);
+    pc_status code = pcclInvalidUsage;
+    struct pc_member_group *group = pc_member_group(member, call->group);
+    const char *why = group == NULL ? "there is no such group: it was destroyed, or made before this connection"
+                                    : obstacle(member, group, call, &code);
     if (why != NULL) {
         fail_call(member, call, code, why);
+        return;
+    }
+    if (group->broken.code != pcclSuccess) {
+        pc_member_end_step(group);
+        pc_member_complete(member, call, &group->broken);
         return;
     }
     call->serial = ++member->next_serial;
@@ -411,9 +447,10 @@ static void post_joint(struct pc_member *member, struct pc_call *call) {
     const struct pc_msg_call message = {
         .kind = (uint8_t)call->kind,
         .serial = call->serial,
-        .group = member->group.number,
-        .value = call->vote && member->group.step_poison.code == pcclSuccess,
-        .step_ops = member->group.step_ops,
+        .subset = call->group,
+        .value = call->vote && group->step_poison.code == pcclSuccess,
+        .step_ops = group->step_ops,
+        .ids = {call->ids, call->id_count},
     };
     pc_member_tell_master(member, PC_MSG_CALL, &message);
 }

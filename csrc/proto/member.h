@@ -50,6 +50,14 @@ struct pc_member_view {
     uint32_t member_count;
 };
 void pc_member_view(const struct pc_member *member, struct pc_member_view *view);
+/* A group of some members that this peer is in. */
+struct pc_group_view {
+    uint32_t number, n, rank;
+};
+/* Writes at most room of them; returns how many there are. */
+uint32_t pc_member_groups(const struct pc_member *member, struct pc_group_view *out, uint32_t room);
+/* Ends this peer's part in a group; other calls of it must have ended. */
+pc_status pc_member_destroy_group(struct pc_member *member, uint32_t number, pc_error *error);
 /* Members of group that are not observers. */
 uint32_t pc_member_world_size(const struct pc_member *member, uint32_t group);
 /* All-reduces posted and not completed. */

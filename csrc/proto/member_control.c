@@ -119,48 +119,6 @@ static pc_status copy_members(struct pc_member *member, const struct pc_msg_epoc
     return pcclSuccess;
 }
 
-/* Who is where. The ring must hold every rank once: plans walk along it. */
-static pc_status copy_order(struct pc_member *member, const struct pc_group_record *record) {
-    struct pc_member_group *group = &member->group;
-    const uint32_t n = record->members.count;
-    void *ids = group->ids, *ring = group->ring;
-    bool *seen = pc_arena_alloc(&member->arena, n, sizeof *seen);
-    if (record->ring.count != n || n > PC_RANKS_MAX) return pcclProtocolError;
-    if (seen == NULL || !pc_grow(&ids, &group->ids_capacity, n, sizeof *group->ids)) return pcclNoMemory;
-    group->ids = ids;
-    if (!pc_grow(&ring, &group->ring_capacity, n, sizeof *group->ring)) return pcclNoMemory;
-    group->ring = ring;
-    group->n = n;
-    group->rank = PC_RANK_NONE;
-    for (uint32_t i = 0; i < n; i++) seen[i] = false;
-    for (uint32_t i = 0; i < n; i++) {
-        const uint32_t rank = ((const struct pc_index_item *)record->ring.items)[i].index;
-        group->ids[i] = ((const struct pc_id_item *)record->members.items)[i].id;
-        if (group->ids[i] == member->id) group->rank = i;
-        if (rank >= n || seen[rank]) return pcclProtocolError;
-        seen[rank] = true;
-        group->ring[i] = rank;
-    }
-    return pcclSuccess;
-}
-
-static pc_status copy_group(struct pc_member *member, const struct pc_msg_epoch *message, const pc_error *cause,
-                            bool *changed) {
-    struct pc_member_group *group = &member->group;
-    const struct pc_group_record *groups = message->groups.items, *own = NULL;
-    for (uint32_t i = 0; i < message->groups.count; i++) {
-        if (groups[i].group == member->config.group) own = &groups[i];
-    }
-    *changed = false;
-    if (own == NULL) return member->config.observer ? pcclSuccess : pcclProtocolError;
-    *changed = own->epoch != group->epoch;
-    if (own->step_poisoned) pc_member_poison_step(member, cause);
-    group->epoch = own->epoch;
-    group->ring_only = own->ring_only != 0;
-    group->rtt_us = own->rtt_us;
-    return copy_order(member, own);
-}
-
 static void finish_admission(struct pc_member *member, const struct pc_msg_epoch *message) {
     if (member->phase == PC_MEMBER_JOINING) member->phase = PC_MEMBER_MEMBER;
     for (struct pc_list *node = member->calls.next, *next; node != &member->calls; node = next) {
@@ -178,18 +136,16 @@ static pc_status on_epoch(struct pc_member *member, const struct pc_msg_epoch *m
     }
     pc_error cause;
     pc_error_from_wire(&message->cause, &cause);
+    pc_member_break_groups(member, message);
     const struct pc_verdict *fates = message->fates.items;
     for (uint32_t i = 0; i < message->fates.count; i++) pc_member_verdict(member, &fates[i], &cause, false, now_ns);
     drop_removed_links(member, message);
     PC_TRY(copy_members(member, message));
-    bool changed = false;
-    PC_TRY(copy_group(member, message, &cause, &changed));
     member->epoch.number = message->number;
     PC_LOG(pcclLogInfo, "%s: epoch %llu, %u members", member->machine.name, (unsigned long long)message->number,
            message->members.count);
-    if (changed) pc_member_ops_flip(member, now_ns);
+    PC_TRY(pc_member_update_groups(member, message, &cause));
     finish_admission(member, message);
-    member->frozen = false;
     pc_member_start_queued(member, now_ns);
     return pcclSuccess;
 }
@@ -204,6 +160,26 @@ static struct pc_call *find_call(const struct pc_member *member, uint64_t serial
     return NULL;
 }
 
+static void end_step(struct pc_member *member, const struct pc_call *call, pc_error *error) {
+    struct pc_member_group *group = pc_member_group(member, call->group);
+    if (group == NULL) return;
+    pc_member_end_step(group);
+    /* This end knows best why. */
+    if (error->code == pcclRankConnectionLost && group->broken.code != pcclSuccess) *error = group->broken;
+}
+
+/* A group that the caller gave up before it was made is destroyed: nobody would ever use it. */
+static void take_group(struct pc_member *member, struct pc_call *call, const struct pc_msg_call_result *result,
+                       pc_error *error) {
+    pc_member_drop_forming(member);
+    if (error->code != pcclSuccess) return;
+    call->outcome.group = (uint32_t)result->value;
+    if (!call->cancelled) return;
+    pc_error ignored = {0};
+    if (call->outcome.group != 0) (void)pc_member_destroy_group(member, call->outcome.group, &ignored);
+    *error = call->outcome.error;
+}
+
 static void on_call_result(struct pc_member *member, const struct pc_msg_call_result *result, uint64_t now_ns) {
     struct pc_call *call = find_call(member, result->serial);
     if (call == NULL) return;
@@ -212,7 +188,8 @@ static void on_call_result(struct pc_member *member, const struct pc_msg_call_re
     /* A cancelled call keeps the record that says why; the master only confirms that nothing more will come. */
     if (error.code != pcclSuccess && call->outcome.error.code != pcclSuccess) error = call->outcome.error;
     if (call->kind == PC_CALL_SYNC_STATE) pc_member_sync_end(member, error.code == pcclSuccess);
-    if (call->kind == PC_CALL_END_STEP) pc_member_end_step(member);
+    if (call->kind == PC_CALL_END_STEP) end_step(member, call, &error);
+    if (call->kind == PC_CALL_CREATE_GROUP) take_group(member, call, result, &error);
     if (error.code == pcclSuccess) {
         if (call->kind == PC_CALL_PEERS_PENDING) call->outcome.pending = result->value != 0;
         if (call->kind == PC_CALL_SYNC_STATE) call->outcome.revision = result->value;
@@ -221,6 +198,12 @@ static void on_call_result(struct pc_member *member, const struct pc_msg_call_re
         pc_member_complete(member, call, &error);
     }
     pc_member_start_queued(member, now_ns);
+}
+
+static void on_freeze(struct pc_member *member, const struct pc_msg_freeze *freeze) {
+    struct pc_member_group *group = pc_member_group(member, freeze->subset);
+    if (group != NULL) group->frozen = true;
+    pc_member_report_state(member, group, freeze);
 }
 
 static void on_verdicts(struct pc_member *member, const struct pc_msg_verdict *message, uint64_t now_ns) {
@@ -276,10 +259,7 @@ static pc_status handle(struct pc_member *member, uint8_t type, const union cont
     case PC_MSG_EPOCH: return on_epoch(member, &message->epoch, now_ns);
     case PC_MSG_CALL_RESULT: on_call_result(member, &message->result, now_ns); return pcclSuccess;
     case PC_MSG_VERDICT: on_verdicts(member, &message->verdict, now_ns); return pcclSuccess;
-    case PC_MSG_FREEZE:
-        member->frozen = true;
-        pc_member_report_state(member, message->freeze.epoch);
-        return pcclSuccess;
+    case PC_MSG_FREEZE: on_freeze(member, &message->freeze); return pcclSuccess;
     case PC_MSG_SYNC_PLAN: return pc_member_sync_plan(member, &message->plan);
     default: return pcclProtocolError;
     }

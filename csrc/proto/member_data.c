@@ -368,11 +368,13 @@ void pc_member_ops_unhold(struct pc_member *member, const struct pc_link *link) 
  */
 static pc_status operation_of(struct pc_member *member, const struct pc_op_key *wire_key, struct pc_op **op) {
     struct pc_op_key key = *wire_key;
-    struct pc_member_group *group = &member->group;
-    const uint64_t epoch = group->epoch;
+    struct pc_member_group *group = NULL;
     *op = NULL;
     const bool ours = pc_channel_source(key.channel) == member->id || pc_channel_target(key.channel) == member->id;
-    if (key.group != group->number || (key.channel != 0 && !ours)) return pcclProtocolError;
+    if (key.group != member->group.number || (key.channel != 0 && !ours)) return pcclProtocolError;
+    PC_TRY(pc_member_group_of(member, &key, &group));
+    if (group == NULL) return pcclSuccess;
+    const uint64_t epoch = group->epoch;
     if (PC_MUTANT(PC_MUTANT_OLD_EPOCH) && key.epoch < epoch) key.epoch = epoch;
     if (key.epoch < epoch) return pcclSuccess;
     struct pc_tag *tag = pc_op_tag(group, key.tag, key.channel, true);

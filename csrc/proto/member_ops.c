@@ -69,7 +69,11 @@ void pc_op_each_in(struct pc_member_group *group, void (*fn)(struct pc_op *op, v
 }
 
 void pc_op_each(struct pc_member *member, void (*fn)(struct pc_op *op, void *context), void *context) {
-    pc_op_each_in(&member->group, fn, context);
+    for (struct pc_list *node = member->groups.next; node != &member->groups; node = node->next) {
+        struct pc_member_group *group = PC_LIST_ENTRY(node, struct pc_member_group, node);
+        if (group->tag_count > 0) pc_op_each_in(group, fn, context);
+    }
+    if (member->forming != NULL) pc_op_each_in(member->forming, fn, context);
 }
 
 static void free_op(struct pc_op *op) {
@@ -129,6 +133,7 @@ void pc_op_fail(struct pc_op *op, const pc_error *error) {
     record.seq = op->key.seq;
     const bool in_step = pc_op_in_step(op);
     if (in_step && op->group->step_poison.code == pcclSuccess) op->group->step_poison = record;
+    op->member->poisoned |= in_step;
     const struct pc_msg_op_fail message = {op->key, in_step, pc_error_to_wire(&record)};
     pc_member_tell_master(op->member, PC_MSG_OP_FAIL, &message);
 }
@@ -141,7 +146,7 @@ void pc_op_check(struct pc_op *op, uint64_t now_ns) {
         complete_op(op, NULL);
         return;
     }
-    if (member->frozen) return;
+    if (op->group->frozen) return;
     op->phase = PC_OP_DECIDED;
     void *items = member->done;
     if (!pc_grow(&items, &member->done_capacity, member->done_count + 1, sizeof *member->done)) {
@@ -245,7 +250,8 @@ static struct pc_op *new_op(struct pc_member *member, struct pc_member_group *gr
     struct pc_tag *tag = pc_op_tag(group, call->tag, channel_of(group, call), true);
     if (tag == NULL) return NULL;
     const struct pc_op_key key = {.epoch = group->epoch, .tag = call->tag, .seq = tag->next_seq,
-                                  .channel = channel_of(group, call), .group = group->number};
+                                  .channel = channel_of(group, call), .group = group->number,
+                                  .subset = group->subset};
     struct pc_op *op = pc_op_find(tag, key.epoch, key.seq);
     if (op == NULL) op = pc_op_create(member, tag, &key);
     if (op != NULL) tag->next_seq++;
@@ -299,12 +305,17 @@ static void choose_algorithm(struct pc_member *member, const struct pc_member_gr
     member->stats.last_bytes = shape->count * pc_dtype_bytes((pcclDataType_t)shape->dtype);
 }
 
-static void start_call(struct pc_member *member, struct pc_call *call, uint64_t now_ns) {
-    struct pc_member_group *group = &member->group;
+static void start_call(struct pc_member *member, struct pc_member_group *group, struct pc_call *call, uint64_t now_ns) {
+    if (group->broken.code != pcclSuccess) {
+        if (call->shape.consistency == PC_STEP) group->step_open = true;
+        pc_member_complete(member, call, &group->broken);
+        return;
+    }
     if (from_anybody(call) && !find_source(group, call)) {
         member->posted_count++;
         member->ops_due_ns = pc_min_u64(member->ops_due_ns, call->deadline_ns);
         pc_list_append(&member->parked, &call->node);
+        member->poisoned |= call->shape.consistency == PC_STEP && group->step_poison.code != pcclSuccess;
         return;
     }
     const char *why = "";
@@ -341,22 +352,23 @@ static void start_call(struct pc_member *member, struct pc_call *call, uint64_t 
 }
 
 void pc_member_post_collective(struct pc_member *member, struct pc_call *call, uint64_t now_ns) {
-    if (member->frozen || member->topology_call) {
+    struct pc_member_group *group = pc_member_group(member, call->group);
+    if (group == NULL) {
+        fail_post(member, call, pcclInvalidUsage, "there is no such group: it was destroyed, or made before this connection");
+    } else if (group->frozen || member->topology_call) {
         pc_list_append(&member->queued, &call->node);
-        return;
+    } else {
+        start_call(member, group, call, now_ns);
     }
-    start_call(member, call, now_ns);
 }
 
 void pc_member_start_queued(struct pc_member *member, uint64_t now_ns) {
     struct pc_list ready;
     pc_list_init(&ready);
     struct pc_list *node;
-    while (!member->frozen && !member->topology_call && (node = pc_list_pop(&member->queued)) != NULL) {
-        pc_list_append(&ready, node);
-    }
+    while (!member->topology_call && (node = pc_list_pop(&member->queued)) != NULL) pc_list_append(&ready, node);
     while ((node = pc_list_pop(&ready)) != NULL) {
-        start_call(member, PC_LIST_ENTRY(node, struct pc_call, node), now_ns);
+        pc_member_post_collective(member, PC_LIST_ENTRY(node, struct pc_call, node), now_ns);
     }
 }
 
@@ -364,18 +376,20 @@ void pc_member_match_parked(struct pc_member *member, uint64_t now_ns) {
     for (struct pc_list *node = member->parked.next, *next; node != &member->parked; node = next) {
         next = node->next;
         struct pc_call *call = PC_LIST_ENTRY(node, struct pc_call, node);
-        if (member->frozen || !find_source(&member->group, call)) continue;
+        struct pc_member_group *group = pc_member_group(member, call->group);
+        if (group == NULL || group->frozen || !find_source(group, call)) continue;
         pc_list_remove(node);
         member->posted_count--;
-        start_call(member, call, now_ns);
+        start_call(member, group, call, now_ns);
     }
 }
 
-void pc_member_end_parked(struct pc_member *member, enum pc_parked which, const struct pc_call *call,
-                          const pc_error *error) {
+void pc_member_end_parked(struct pc_member *member, const struct pc_member_group *group, enum pc_parked which,
+                          const struct pc_call *call, const pc_error *error) {
     for (struct pc_list *node = member->parked.next, *next; node != &member->parked; node = next) {
         next = node->next;
         struct pc_call *parked = PC_LIST_ENTRY(node, struct pc_call, node);
+        if (group != NULL && parked->group != group->subset) continue;
         if (which == PC_PARKED_ONE && parked != call) continue;
         if (which == PC_PARKED_STEP && parked->shape.consistency != PC_STEP) continue;
         member->posted_count--;
@@ -389,17 +403,18 @@ static void end_in_step(struct pc_op *op, void *context) {
     if (op->phase != PC_OP_HELD && pc_op_in_step(op)) complete_op(op, context);
 }
 
-void pc_member_poison_step(struct pc_member *member, const pc_error *error) {
-    if (member->group.step_poison.code == pcclSuccess) member->group.step_poison = *error;
+void pc_member_poison_step(struct pc_member *member, struct pc_member_group *group, const pc_error *error) {
+    member->poisoned = true;
+    if (group->step_poison.code == pcclSuccess) group->step_poison = *error;
     if (member->posted_count == 0) return;
-    pc_op_each(member, end_in_step, &member->group.step_poison);
-    pc_member_end_parked(member, PC_PARKED_STEP, NULL, &member->group.step_poison);
+    pc_op_each_in(group, end_in_step, &group->step_poison);
+    pc_member_end_parked(member, group, PC_PARKED_STEP, NULL, &group->step_poison);
 }
 
-void pc_member_end_step(struct pc_member *member) {
-    member->group.step_open = false;
-    member->group.step_ops = 0;
-    member->group.step_poison = (pc_error){0};
+void pc_member_end_step(struct pc_member_group *group) {
+    group->step_open = false;
+    group->step_ops = 0;
+    group->step_poison = (pc_error){0};
 }
 
 /* Verdicts ------------------------------------------------------------------------------------------------------ */
@@ -421,14 +436,15 @@ static void bury(struct pc_member *member, struct pc_tag *tag, const struct pc_o
 void pc_member_verdict(struct pc_member *member, const struct pc_verdict *verdict, const pc_error *error, bool in_step,
                        uint64_t now_ns) {
     const struct pc_op_key *key = &verdict->key;
-    if (key->group != member->group.number || key->epoch != member->group.epoch) return;
-    pc_error cause = *error;
+    struct pc_member_group *group = pc_member_group(member, key->subset);
+    if (group == NULL || key->group != group->number || key->epoch != group->epoch) return;
+    pc_error cause = group->broken.code != pcclSuccess ? group->broken : *error;
     if (cause.code == pcclSuccess) pc_error_set(&cause, pcclInternalError, "aborted by the master without a reason");
     if (in_step && !verdict->commit) {
-        pc_member_poison_step(member, &cause); /* the epoch flips with the vote, and seqs start again */
+        pc_member_poison_step(member, group, &cause); /* the epoch flips with the vote, and seqs start again */
         return;
     }
-    struct pc_tag *tag = pc_op_tag(&member->group, key->tag, key->channel, true);
+    struct pc_tag *tag = pc_op_tag(group, key->tag, key->channel, true);
     if (tag == NULL) return;
     struct pc_op *op = pc_op_find(tag, key->epoch, key->seq);
     if (op != NULL && op->phase != PC_OP_HELD) {
@@ -451,9 +467,9 @@ static void lose_op(struct pc_op *op, void *context) {
     complete_op(op, &error);
 }
 
-static void free_idle_tags(struct pc_member *member, bool all) {
-    for (int i = 0; i < PC_TAG_BUCKETS; i++) {
-        struct pc_list *bucket = &member->group.tags[i];
+static void free_idle_tags(struct pc_member_group *group, bool all) {
+    for (int i = 0; i < PC_TAG_BUCKETS && group->tag_count > 0; i++) {
+        struct pc_list *bucket = &group->tags[i];
         for (struct pc_list *node = bucket->next, *next; node != bucket; node = next) {
             next = node->next;
             struct pc_tag *tag = PC_LIST_ENTRY(node, struct pc_tag, node);
@@ -465,7 +481,7 @@ static void free_idle_tags(struct pc_member *member, bool all) {
             if (!pc_list_empty(&tag->ops) || !pc_list_empty(&tag->tombstones)) continue;
             pc_list_remove(&tag->node);
             free(tag);
-            member->group.tag_count--;
+            group->tag_count--;
         }
     }
 }
@@ -473,9 +489,12 @@ static void free_idle_tags(struct pc_member *member, bool all) {
 void pc_member_ops_lose(struct pc_member *member, const pc_error *error) {
     pc_error copy = *error;
     pc_op_each(member, lose_op, &copy);
-    pc_member_end_parked(member, PC_PARKED_ALL, NULL, error);
-    free_idle_tags(member, true);
-    pc_member_end_step(member);
+    pc_member_end_parked(member, NULL, PC_PARKED_ALL, NULL, error);
+    for (struct pc_list *node = member->groups.next; node != &member->groups; node = node->next) {
+        struct pc_member_group *group = PC_LIST_ENTRY(node, struct pc_member_group, node);
+        free_idle_tags(group, true);
+        pc_member_end_step(group);
+    }
     member->done_count = 0;
     struct pc_list *node;
     while ((node = pc_list_pop(&member->queued)) != NULL) {
@@ -484,23 +503,47 @@ void pc_member_ops_lose(struct pc_member *member, const pc_error *error) {
 }
 
 static void flip_op(struct pc_op *op, void *context) {
-    (void)context;
     if (op->key.epoch >= op->group->epoch) return;
     if (op->phase == PC_OP_HELD) {
         drop_held(op);
         return;
     }
-    /* The master knows all that was posted (STATE) or sees to it that nothing is (joint calls). */
-    const pc_error error = {.code = pcclRankConnectionLost, .message = "the group changed under the operation"};
-    complete_op(op, &error);
+    complete_op(op, context);
 }
 
-void pc_member_ops_flip(struct pc_member *member, uint64_t now_ns) {
-    (void)now_ns;
-    pc_op_each(member, flip_op, NULL);
-    const pc_error error = {.code = pcclRankConnectionLost, .message = "the group changed under the operation"};
-    pc_member_end_parked(member, PC_PARKED_ALL, NULL, &error);
-    free_idle_tags(member, false);
+void pc_member_ops_flip(struct pc_member *member, struct pc_member_group *group) {
+    /* The master knows all that was posted (STATE), sees to it that nothing is (joint calls), or breaks the group. */
+    pc_error error = {.code = pcclRankConnectionLost, .message = "the group changed under the operation"};
+    if (group->broken.code != pcclSuccess) error = group->broken;
+    pc_op_each_in(group, flip_op, &error);
+    pc_member_end_parked(member, group, PC_PARKED_ALL, NULL, &error);
+    free_idle_tags(group, false);
+}
+
+static void count_posted(struct pc_op *op, void *context) {
+    *(uint32_t *)context += op->phase != PC_OP_HELD;
+}
+
+uint32_t pc_member_ops_posted(struct pc_member *member, struct pc_member_group *group) {
+    uint32_t count = 0;
+    pc_op_each_in(group, count_posted, &count);
+    for (struct pc_list *node = member->parked.next; node != &member->parked; node = node->next) {
+        count += PC_LIST_ENTRY(node, struct pc_call, node)->group == group->subset;
+    }
+    for (struct pc_list *node = member->queued.next; node != &member->queued; node = node->next) {
+        count += PC_LIST_ENTRY(node, struct pc_call, node)->group == group->subset;
+    }
+    return count;
+}
+
+static void forget_op(struct pc_op *op, void *context) {
+    (void)context;
+    if (op->phase == PC_OP_HELD) drop_held(op);
+}
+
+void pc_member_ops_forget(struct pc_member_group *group) {
+    pc_op_each_in(group, forget_op, NULL);
+    free_idle_tags(group, true);
 }
 
 void pc_member_ops_fini(struct pc_member *member) {

@@ -2,6 +2,7 @@
  * K3, private to member*.c: the state of a member, and what its parts ask of each other.
  *   member.c          life, events of the driver, calls, timers
  *   member_control.c  conversation with the master: admission, epochs, verdicts
+ *   member_groups.c   the peer group, and groups made of some of its members
  *   member_links.c    links to other peers
  *   member_ops.c      operations: identity, posting, verdict, steps
  *   member_data.c     operations: frames in and out, credit
@@ -45,7 +46,11 @@ struct pc_member_epoch {
 
 /* Members that make collectives together, as this peer sees them. */
 struct pc_member_group {
-    uint32_t number;
+    struct pc_list node;
+    uint32_t number; /* of the peer group */
+    uint32_t subset; /* 0: all of it; else the number of a group of some of it */
+    bool frozen; /* a FREEZE came, the epoch has not */
+    pc_error broken; /* why nothing can be done with it any more; code 0: it is whole */
     uint64_t epoch; /* identity of its operations */
     uint64_t *ids; /* by rank */
     uint32_t *ring; /* ranks in ring order */
@@ -107,8 +112,11 @@ struct pc_member {
     struct pc_arena arena; /* of the message in hand */
 
     struct pc_member_epoch epoch;
-    struct pc_member_group group;
-    bool frozen;
+    struct pc_member_group group; /* the peer group, first of groups */
+    struct pc_list groups;
+    struct pc_member_group *forming; /* a subset that others know of already; NULL: none */
+    uint32_t newest_subset; /* numbers count up: a frame for an older one that is not there comes too late */
+    bool poisoned; /* some step is */
     bool topology_call; /* update_topology is out: new operations wait for its end */
 
     struct pc_list calls; /* joint calls and CONNECT */
@@ -149,6 +157,20 @@ pc_status pc_member_control_frame(struct pc_member *member, const struct pc_fram
                                   uint64_t now_ns);
 void pc_member_control_tick(struct pc_member *member, uint64_t now_ns);
 
+/* member_groups.c ----------------------------------------------------------------------------------------------- */
+void pc_member_group_init(struct pc_member_group *group, uint32_t number, uint32_t subset);
+/* The peer group for 0; NULL: there is none of that number, or no more. */
+struct pc_member_group *pc_member_group(struct pc_member *member, uint32_t subset);
+/* Where frames of an operation belong; *group NULL: nowhere any more. */
+pc_status pc_member_group_of(struct pc_member *member, const struct pc_op_key *key, struct pc_member_group **group);
+/* What an epoch says of the groups. First which are broken, so that the fates of their operations can say why. */
+void pc_member_break_groups(struct pc_member *member, const struct pc_msg_epoch *message);
+pc_status pc_member_update_groups(struct pc_member *member, const struct pc_msg_epoch *message, const pc_error *cause);
+/* The call that would have made it has ended. */
+void pc_member_drop_forming(struct pc_member *member);
+/* All but the peer group. */
+void pc_member_drop_groups(struct pc_member *member);
+
 /* member_links.c ------------------------------------------------------------------------------------------------ */
 void pc_member_introduce(struct pc_member *member, const struct pc_peer_intro *intro, uint64_t now_ns);
 struct pc_link *pc_member_link(const struct pc_member *member, uint64_t peer);
@@ -171,18 +193,23 @@ void pc_member_start_queued(struct pc_member *member, uint64_t now_ns);
 void pc_member_match_parked(struct pc_member *member, uint64_t now_ns);
 /* Ends parked receives: call, or all of them, or all of a step. */
 enum pc_parked { PC_PARKED_ONE, PC_PARKED_ALL, PC_PARKED_STEP };
-void pc_member_end_parked(struct pc_member *member, enum pc_parked which, const struct pc_call *call,
-                          const pc_error *error);
+/* group NULL: of all groups. */
+void pc_member_end_parked(struct pc_member *member, const struct pc_member_group *group, enum pc_parked which,
+                          const struct pc_call *call, const pc_error *error);
 /* Verdicts of the master. error says why, for aborts; in_step: they poison the step. */
 void pc_member_verdict(struct pc_member *member, const struct pc_verdict *verdict, const pc_error *error, bool in_step,
                        uint64_t now_ns);
 /* Ends all operations with error: the run is lost for this peer. */
 void pc_member_ops_lose(struct pc_member *member, const pc_error *error);
 /* After a flip that changed this group: what is left of older epochs goes, seqs start again. */
-void pc_member_ops_flip(struct pc_member *member, uint64_t now_ns);
+void pc_member_ops_flip(struct pc_member *member, struct pc_member_group *group);
+/* Calls of operations of group that have not ended. */
+uint32_t pc_member_ops_posted(struct pc_member *member, struct pc_member_group *group);
+/* Forgets what was held for a group without posted operations, and its tags. */
+void pc_member_ops_forget(struct pc_member_group *group);
 /* All operations of the step fail now, and those posted later until it is voted on. */
-void pc_member_poison_step(struct pc_member *member, const pc_error *error);
-void pc_member_end_step(struct pc_member *member);
+void pc_member_poison_step(struct pc_member *member, struct pc_member_group *group, const pc_error *error);
+void pc_member_end_step(struct pc_member_group *group);
 void pc_member_flush_done(struct pc_member *member);
 void pc_member_ops_fini(struct pc_member *member);
 
@@ -198,7 +225,8 @@ void pc_member_ops_unhold(struct pc_member *member, const struct pc_link *link);
 
 /* member_watch.c ------------------------------------------------------------------------------------------------ */
 void pc_member_ops_tick(struct pc_member *member, uint64_t now_ns);
-void pc_member_report_state(struct pc_member *member, uint64_t epoch);
+/* group NULL: not here any more. */
+void pc_member_report_state(struct pc_member *member, struct pc_member_group *group, const struct pc_msg_freeze *freeze);
 void pc_member_report_stalls(struct pc_member *member, uint64_t now_ns);
 void pc_member_cancel_collective(struct pc_member *member, struct pc_call *call, pc_status code, const char *why);
 

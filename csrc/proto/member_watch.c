@@ -8,6 +8,7 @@
 #include <string.h>
 
 struct state_list {
+    const struct pc_member_group *group; /* NULL: of all groups */
     struct pc_op_state *items; /* those that wait for a verdict */
     struct pc_op_key *keys; /* all */
     uint32_t item_count, key_count;
@@ -15,15 +16,16 @@ struct state_list {
 
 static void add_state(struct pc_op *op, void *context) {
     struct state_list *list = context;
-    if (op->phase == PC_OP_HELD) return;
+    if (op->phase == PC_OP_HELD || (list->group != NULL && op->group != list->group)) return;
     list->keys[list->key_count++] = op->key;
     if (pc_op_in_step(op)) return;
     list->items[list->item_count++] =
         (struct pc_op_state){op->key, pc_op_shape_fingerprint(&op->call->shape), op->phase == PC_OP_DECIDED};
 }
 
-static bool posted_ops(struct pc_member *member, struct state_list *list) {
+static bool posted_ops(struct pc_member *member, const struct pc_member_group *group, struct state_list *list) {
     *list = (struct state_list){
+        .group = group,
         .items = pc_arena_alloc(&member->arena, member->posted_count, sizeof(struct pc_op_state)),
         .keys = pc_arena_alloc(&member->arena, member->posted_count, sizeof(struct pc_op_key)),
     };
@@ -36,15 +38,20 @@ static bool posted_ops(struct pc_member *member, struct state_list *list) {
     return true;
 }
 
-void pc_member_report_state(struct pc_member *member, uint64_t epoch) {
+void pc_member_report_state(struct pc_member *member, struct pc_member_group *group, const struct pc_msg_freeze *freeze) {
+    struct pc_msg_state message = {.epoch = freeze->epoch, .subset = freeze->subset};
     pc_member_flush_done(member);
-    struct state_list list;
-    if (!posted_ops(member, &list)) return;
-    bool voting = false;
-    for (struct pc_list *node = member->calls.next; node != &member->calls; node = node->next) {
-        voting |= PC_LIST_ENTRY(node, struct pc_call, node)->kind == PC_CALL_END_STEP;
+    if (group != NULL) {
+        struct state_list list;
+        if (!posted_ops(member, group, &list)) return;
+        bool voting = false;
+        for (struct pc_list *node = member->calls.next; node != &member->calls; node = node->next) {
+            const struct pc_call *call = PC_LIST_ENTRY(node, struct pc_call, node);
+            voting |= call->kind == PC_CALL_END_STEP && call->group == group->subset;
+        }
+        message.step_open = group->step_open && !voting;
+        message.ops = (struct pc_array){list.items, list.item_count};
     }
-    const struct pc_msg_state message = {epoch, member->group.step_open && !voting, {list.items, list.item_count}};
     pc_member_tell_master(member, PC_MSG_STATE, &message);
 }
 
@@ -65,6 +72,17 @@ static void add_stall(struct pc_op *op, void *context) {
         (struct pc_stall){PC_CALL_COLLECTIVE, op->call->shape.collective, pc_op_in_step(op), op->key, blocked_ms};
 }
 
+static struct pc_array open_steps(struct pc_member *member) {
+    uint32_t room = 0, count = 0;
+    for (struct pc_list *node = member->groups.next; node != &member->groups; node = node->next) room++;
+    struct pc_step_count *steps = pc_arena_alloc(&member->arena, room, sizeof *steps);
+    for (struct pc_list *node = member->groups.next; node != &member->groups && steps != NULL; node = node->next) {
+        const struct pc_member_group *group = PC_LIST_ENTRY(node, struct pc_member_group, node);
+        if (group->step_ops > 0) steps[count++] = (struct pc_step_count){group->subset, group->step_ops};
+    }
+    return (struct pc_array){steps, count};
+}
+
 void pc_member_report_stalls(struct pc_member *member, uint64_t now_ns) {
     member->stall_ns = now_ns + STALL_NS;
     struct pc_stall stalls[STALLS_MAX];
@@ -75,13 +93,14 @@ void pc_member_report_stalls(struct pc_member *member, uint64_t now_ns) {
         const struct pc_call *call = PC_LIST_ENTRY(node, struct pc_call, node);
         if (now_ns - call->posted_ns < STALL_NS) continue;
         stalls[scan.count++] = (struct pc_stall){.kind = (uint8_t)call->kind,
+                                                 .key = {.group = member->group.number, .subset = call->group},
                                                  .blocked_ms = (now_ns - call->posted_ns) / PC_NS_PER_MS};
     }
     if (scan.count == 0 && !member->stalled) return;
     member->stalled = scan.count > 0;
     struct state_list list;
-    if (!posted_ops(member, &list)) return;
-    const struct pc_msg_stalled message = {member->group.step_ops, {stalls, scan.count}, {list.keys, list.key_count}};
+    if (!posted_ops(member, NULL, &list)) return;
+    const struct pc_msg_stalled message = {open_steps(member), {stalls, scan.count}, {list.keys, list.key_count}};
     pc_member_tell_master(member, PC_MSG_STALLED, &message);
 }
 
@@ -118,7 +137,7 @@ void pc_member_ops_tick(struct pc_member *member, uint64_t now_ns) {
         pc_error_set(&error, pcclTimeout, "nobody has sent anything with tag %llu to peer %llu within %llu ms",
                      (unsigned long long)call->tag, (unsigned long long)member->id,
                      (unsigned long long)((now_ns - call->posted_ns) / PC_NS_PER_MS));
-        pc_member_end_parked(member, PC_PARKED_ONE, call, &error);
+        pc_member_end_parked(member, NULL, PC_PARKED_ONE, call, &error);
     }
 }
 
@@ -137,7 +156,7 @@ void pc_member_cancel_collective(struct pc_member *member, struct pc_call *call,
     pc_error_set(&search.error, code, "%s with tag %llu was %s at peer %llu",
                  pc_collective_name(call->shape.collective), (unsigned long long)call->tag, why,
                  (unsigned long long)member->id);
-    pc_member_end_parked(member, PC_PARKED_ONE, call, &search.error);
+    pc_member_end_parked(member, NULL, PC_PARKED_ONE, call, &search.error);
     if (pc_list_linked(&call->node)) { /* queued: no other peer knows of it */
         pc_member_complete(member, call, &search.error);
         return;

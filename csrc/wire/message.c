@@ -89,12 +89,18 @@ static const struct pc_field msg_link_down_fields[] = {
 };
 SCHEMA(msg_link_down)
 
+static const struct pc_field id_item_fields[] = {
+    FIELD(pc_id_item, id, PC_FIELD_U64),
+};
+SCHEMA(id_item)
+
 static const struct pc_field msg_call_fields[] = {
     FIELD(pc_msg_call, kind, PC_FIELD_U8),
     FIELD(pc_msg_call, serial, PC_FIELD_U64),
-    FIELD(pc_msg_call, group, PC_FIELD_U32),
+    FIELD(pc_msg_call, subset, PC_FIELD_U32),
     FIELD(pc_msg_call, value, PC_FIELD_U64),
     FIELD(pc_msg_call, step_ops, PC_FIELD_U64),
+    PART(pc_msg_call, ids, PC_FIELD_LIST, id_item_schema),
 };
 SCHEMA(msg_call)
 
@@ -109,6 +115,7 @@ static const struct pc_field op_key_fields[] = {
     FIELD(pc_op_key, seq, PC_FIELD_U64),
     FIELD(pc_op_key, channel, PC_FIELD_U64),
     FIELD(pc_op_key, group, PC_FIELD_U32),
+    FIELD(pc_op_key, subset, PC_FIELD_U32),
 };
 SCHEMA(op_key)
 
@@ -139,10 +146,16 @@ SCHEMA(op_state)
 
 static const struct pc_field msg_state_fields[] = {
     FIELD(pc_msg_state, epoch, PC_FIELD_U64),
+    FIELD(pc_msg_state, subset, PC_FIELD_U32),
     FIELD(pc_msg_state, step_open, PC_FIELD_U8),
     PART(pc_msg_state, ops, PC_FIELD_LIST, op_state_schema),
 };
 SCHEMA(msg_state)
+
+static const struct pc_field msg_leave_group_fields[] = {
+    FIELD(pc_msg_leave_group, subset, PC_FIELD_U32),
+};
+SCHEMA(msg_leave_group)
 
 static const struct pc_field msg_goodbye_fields[] = {
     FIELD(pc_msg_goodbye, reason, PC_FIELD_TEXT),
@@ -158,8 +171,14 @@ static const struct pc_field stall_fields[] = {
 };
 SCHEMA(stall)
 
+static const struct pc_field step_count_fields[] = {
+    FIELD(pc_step_count, subset, PC_FIELD_U32),
+    FIELD(pc_step_count, ops, PC_FIELD_U64),
+};
+SCHEMA(step_count)
+
 static const struct pc_field msg_stalled_fields[] = {
-    FIELD(pc_msg_stalled, step_ops, PC_FIELD_U64),
+    PART(pc_msg_stalled, steps, PC_FIELD_LIST, step_count_schema),
     PART(pc_msg_stalled, calls, PC_FIELD_LIST, stall_schema),
     PART(pc_msg_stalled, started, PC_FIELD_LIST, op_key_schema),
 };
@@ -244,6 +263,7 @@ SCHEMA(msg_verdict)
 
 static const struct pc_field msg_freeze_fields[] = {
     FIELD(pc_msg_freeze, epoch, PC_FIELD_U64),
+    FIELD(pc_msg_freeze, subset, PC_FIELD_U32),
 };
 SCHEMA(msg_freeze)
 
@@ -256,11 +276,6 @@ static const struct pc_field member_record_fields[] = {
 };
 SCHEMA(member_record)
 
-static const struct pc_field id_item_fields[] = {
-    FIELD(pc_id_item, id, PC_FIELD_U64),
-};
-SCHEMA(id_item)
-
 static const struct pc_field index_item_fields[] = {
     FIELD(pc_index_item, index, PC_FIELD_U32),
 };
@@ -268,12 +283,14 @@ SCHEMA(index_item)
 
 static const struct pc_field group_record_fields[] = {
     FIELD(pc_group_record, group, PC_FIELD_U32),
+    FIELD(pc_group_record, subset, PC_FIELD_U32),
     FIELD(pc_group_record, epoch, PC_FIELD_U64),
     PART(pc_group_record, members, PC_FIELD_LIST, id_item_schema),
     PART(pc_group_record, ring, PC_FIELD_LIST, index_item_schema),
     FIELD(pc_group_record, rtt_us, PC_FIELD_U32),
     FIELD(pc_group_record, ring_only, PC_FIELD_U8),
     FIELD(pc_group_record, step_poisoned, PC_FIELD_U8),
+    PART(pc_group_record, broken, PC_FIELD_STRUCT, wire_error_schema),
 };
 SCHEMA(group_record)
 
@@ -385,6 +402,7 @@ const struct pc_message_info pc_messages[] = {
     {PC_MSG_SYNC_OFFER, false, &msg_sync_offer_schema},
     {PC_MSG_SYNC_READY, false, &msg_sync_ready_schema},
     {PC_MSG_STATUS, false, &msg_empty_schema},
+    {PC_MSG_LEAVE_GROUP, false, &msg_leave_group_schema},
     {PC_MSG_CHALLENGE, false, &msg_challenge_schema},
     {PC_MSG_WELCOME, false, &msg_welcome_schema},
     {PC_MSG_PEERS, false, &msg_peers_schema},
@@ -423,6 +441,7 @@ const char *pc_call_name(uint32_t kind) {
     case PC_CALL_COLLECTIVE: return "a collective";
     case PC_CALL_LEAVE: return "leave";
     case PC_CALL_END_STEP: return "the end of a step";
+    case PC_CALL_CREATE_GROUP: return "new_group";
     default: return "no call";
     }
 }
@@ -513,7 +532,7 @@ bool pc_address_is_loopback(const struct pc_address *address) {
 
 bool pc_op_key_equal(const struct pc_op_key *a, const struct pc_op_key *b) {
     return a->epoch == b->epoch && a->tag == b->tag && a->seq == b->seq && a->channel == b->channel &&
-           a->group == b->group;
+           a->group == b->group && a->subset == b->subset;
 }
 
 bool pc_op_shape_equal(const struct pc_op_shape *a, const struct pc_op_shape *b) {

@@ -39,6 +39,7 @@ enum pc_message_type {
     PC_MSG_SYNC_OFFER = 14,
     PC_MSG_SYNC_READY = 15,
     PC_MSG_STATUS = 16,
+    PC_MSG_LEAVE_GROUP = 17,
     /* control connection: from the master */
     PC_MSG_CHALLENGE = 32,
     PC_MSG_WELCOME = 33,
@@ -81,7 +82,8 @@ struct pc_wire_error {
 struct pc_op_key {
     uint64_t epoch, tag, seq;
     uint64_t channel; /* 0: all of the group take part; else two, see pc_channel */
-    uint32_t group;
+    uint32_t group; /* as the peers gave it when they joined */
+    uint32_t subset; /* 0: all of it; else the number of a group of some of its members */
 };
 
 enum pc_collective_kind {
@@ -184,7 +186,8 @@ enum pc_call_kind {
     PC_CALL_SYNC_STATE = 5,
     PC_CALL_COLLECTIVE = 6,
     PC_CALL_LEAVE = 7,
-    PC_CALL_END_STEP = 8
+    PC_CALL_END_STEP = 8,
+    PC_CALL_CREATE_GROUP = 9
 };
 const char *pc_call_name(uint32_t kind);
 const char *pc_collective_name(uint32_t collective);
@@ -195,9 +198,10 @@ bool pc_collective_reduces(uint32_t collective);
 struct pc_msg_call {
     uint8_t kind;
     uint64_t serial; /* counts this peer's joint calls; results name it */
-    uint32_t group; /* of a call that only one group makes */
+    uint32_t subset; /* PC_CALL_END_STEP: of which group; 0: the whole */
     uint64_t value; /* PC_CALL_END_STEP: whether nothing has failed here */
     uint64_t step_ops; /* PC_CALL_END_STEP: operations of the whole group that were posted in it */
+    struct pc_array ids; /* PC_CALL_CREATE_GROUP: struct pc_id_item, by rank */
 };
 struct pc_msg_call_cancel {
     uint64_t serial;
@@ -230,6 +234,7 @@ struct pc_msg_verdict {
 };
 struct pc_msg_freeze {
     uint64_t epoch;
+    uint32_t subset;
 };
 struct pc_op_state {
     struct pc_op_key key;
@@ -238,6 +243,7 @@ struct pc_op_state {
 };
 struct pc_msg_state {
     uint64_t epoch; /* that of the FREEZE it answers */
+    uint32_t subset; /* likewise */
     uint8_t step_open; /* operations of a step that has not been voted on were posted here */
     struct pc_array ops; /* struct pc_op_state: started here and without verdict */
 };
@@ -254,34 +260,44 @@ struct pc_index_item {
     uint32_t index;
 };
 struct pc_group_record {
-    uint32_t group;
+    uint32_t group, subset;
     uint64_t epoch; /* in which its member list or a link in use last changed: the epoch of its operations */
     struct pc_array members; /* struct pc_id_item, by rank */
     struct pc_array ring; /* struct pc_index_item: ranks in ring order */
     uint32_t rtt_us; /* longest of its links; 0: unknown */
     uint8_t ring_only; /* some pair has no link: only the ring is sure to have all that it needs */
     uint8_t step_poisoned; /* a step was open somewhere when a member was removed */
+    struct pc_wire_error broken; /* code not 0: why the subset is no more */
 };
 struct pc_msg_epoch {
     uint64_t incarnation, number;
     uint64_t topology_serial; /* not 0: the receiver's joint call that this epoch answers */
     struct pc_array members; /* struct pc_member_record, by id */
-    struct pc_array groups; /* struct pc_group_record */
-    struct pc_array fates; /* struct pc_verdict: of the receiver's group */
+    struct pc_array groups; /* struct pc_group_record: the receiver's */
+    struct pc_array fates; /* struct pc_verdict: of these */
     struct pc_wire_error cause; /* code 0 when nobody was removed and no link lost */
+};
+/* The sender has destroyed its end of the group: it takes no part in anything of it any more. */
+struct pc_msg_leave_group {
+    uint32_t subset;
 };
 struct pc_msg_goodbye {
     struct pc_text reason;
 };
 struct pc_stall {
     uint8_t kind; /* enum pc_call_kind */
-    uint8_t collective, in_step; /* of an operation, and its key */
+    uint8_t collective, in_step; /* of an operation, and its key; of other calls the key names the subset */
     struct pc_op_key key;
     uint64_t blocked_ms;
 };
+/* Operations of the whole group that were posted here in its open step. */
+struct pc_step_count {
+    uint32_t subset;
+    uint64_t ops;
+};
 /* All that this peer's threads are blocked in; empty: no longer blocked. */
 struct pc_msg_stalled {
-    uint64_t step_ops; /* operations of the whole group posted here in the open step */
+    struct pc_array steps; /* struct pc_step_count: open ones */
     struct pc_array calls; /* struct pc_stall */
     struct pc_array started; /* struct pc_op_key: all ops posted here and undecided */
 };
