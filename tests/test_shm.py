@@ -184,7 +184,7 @@ def run():
         yield cluster, peers, peers[0].listening_port()
 
 
-RING_BYTES = 256 << 10
+RING_BYTES = 1 << 20
 
 
 @pytest.mark.parametrize("written", [RING_BYTES + 1, 1 << 32, 1 << 63, 2**64 - 1])
@@ -393,7 +393,7 @@ CDEF = """
 
 class Ring:
     def __init__(self, size):
-        self.lib = load(CDEF, ("base",), '#include "io/pipe.c"')
+        self.lib = load(CDEF, ("base", "bytes", "math"), '#include "io/pipe.c"')
         ffi = self.lib.ffi
         raw = ffi.new("uint8_t[]", ffi.sizeof("struct pc_pipe_shared") + 64)
         address = int(ffi.cast("uintptr_t", raw))
@@ -463,3 +463,52 @@ def test_no_position_leads_out_of_the_ring(position, length):
     put = ring.put(bytes(200))
     filled = (100 - position) % 2**64
     assert put == (-1 if filled > 192 else 192 - filled)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_no_wake_up_is_lost_between_two_threads(seed):
+    """Both ends sleep whenever they may; only the other end's bell ends a sleep."""
+    ring = Ring(4096)
+    lib, ffi = ring.lib, ring.lib.ffi
+    rng = np.random.default_rng(seed)
+    content = rng.bytes(1_000_000)
+    whole, arrived = ffi.from_buffer(content), ffi.new("uint8_t[]", len(content))
+    bells = {"reader": threading.Semaphore(0), "writer": threading.Semaphore(0)}
+    lengths = {"reader": rng.integers(1, 1500, 1000), "writer": rng.integers(1, 1500, 1000)}
+    slept = {"reader": 0, "writer": 0}
+
+    def run(own, other, move, publish, may_sleep):
+        moved = turn = 0
+        while moved < len(content):
+            length = min(int(lengths[own][turn % 1000]), len(content) - moved)
+            turn += 1
+            done = move(moved, length)
+            moved += done
+            if publish():
+                bells[other].release()
+            if done < length and may_sleep():
+                slept[own] += 1
+                if not bells[own].acquire(timeout=10):
+                    return
+
+    def put(at, length):
+        return lib.pc_pipe_put(ring.writer, whole + at, length)
+
+    def get(at, length):
+        return lib.pc_pipe_get(ring.reader, arrived + at, length)
+
+    writer, reader = (
+        threading.Thread(target=run, args=arguments)
+        for arguments in (
+            ("writer", "reader", put, lambda: lib.pc_pipe_publish_written(ring.writer),
+             lambda: lib.pc_pipe_writer_may_sleep(ring.writer)),
+            ("reader", "writer", get, lambda: lib.pc_pipe_publish_taken(ring.reader),
+             lambda: lib.pc_pipe_reader_may_sleep(ring.reader)),
+        )
+    )  # fmt: skip
+    for thread in (writer, reader):
+        thread.start()
+    for thread in (writer, reader):
+        thread.join(60)
+    assert bytes(arrived) == content
+    assert slept["reader"] + slept["writer"] > 0

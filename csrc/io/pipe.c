@@ -13,8 +13,7 @@
 #include "io/pipe.h"
 
 #include "base/checked.h"
-
-#include <string.h>
+#include "math/copy.h"
 
 void pc_pipe_init(struct pc_pipe *pipe, struct pc_pipe_shared *shared, uint8_t *data, size_t size_bytes) {
     *pipe = (struct pc_pipe){.shared = shared, .data = data, .size_bytes = size_bytes};
@@ -38,8 +37,8 @@ ptrdiff_t pc_pipe_put(struct pc_pipe *pipe, const void *data, size_t len_bytes) 
     const size_t len = pc_min_size(len_bytes, room(pipe));
     const size_t at = (size_t)(pipe->written % pipe->size_bytes);
     const size_t first = pc_min_size(len, pipe->size_bytes - at);
-    if (first > 0) memcpy(pipe->data + at, data, first);
-    if (len > first) memcpy(pipe->data, (const uint8_t *)data + first, len - first);
+    pc_copy_anyhow(pipe->data + at, data, first);
+    if (len > first) pc_copy_anyhow(pipe->data, (const uint8_t *)data + first, len - first);
     pipe->written += len;
     return (ptrdiff_t)len;
 }
@@ -50,8 +49,8 @@ ptrdiff_t pc_pipe_get(struct pc_pipe *pipe, void *data, size_t len_bytes) {
     const size_t len = pc_min_size(len_bytes, filled(pipe));
     const size_t at = (size_t)(pipe->taken % pipe->size_bytes);
     const size_t first = pc_min_size(len, pipe->size_bytes - at);
-    if (first > 0) memcpy(data, pipe->data + at, first);
-    if (len > first) memcpy((uint8_t *)data + first, pipe->data, len - first);
+    pc_copy_anyhow(data, pipe->data + at, first);
+    if (len > first) pc_copy_anyhow((uint8_t *)data + first, pipe->data, len - first);
     pipe->taken += len;
     return (ptrdiff_t)len;
 }

@@ -4,10 +4,13 @@
  * wake an end which sleeps, and its end is the end of the other process: a writer that was killed cannot hang a reader.
  * What is in the ring at that moment is still read.
  *
- * Copies are made and published in pieces, so that the other end works on one piece while this one copies the next, and
- * the ring is small enough for both directions to stay in the second-level cache.
+ * Copies are made and published in pieces, so that the other end works on one piece while this one copies the next. The
+ * ring holds several segments: an end that is interrupted in a smaller one soon stops the other, and every stop costs two
+ * wake-ups, which is more than the nearer cache of a smaller ring brings.
  */
-#define _GNU_SOURCE 1
+#if defined(__linux__) && !defined(_GNU_SOURCE)
+#define _GNU_SOURCE 1 /* memfd_create, accept4, struct ucred */
+#endif
 #include "io/shm.h"
 
 #include "base/checked.h"
@@ -29,7 +32,7 @@
 #include <unistd.h>
 
 enum {
-    RING_BYTES = 256 << 10,
+    RING_BYTES = 1 << 20,
     RING_MIN_BYTES = 64 << 10,
     RING_MAX_BYTES = 16 << 20,
     PIECE_BYTES = 32 << 10,

@@ -19,7 +19,8 @@ struct pc_transport_ops {
     /*
      * NULL: the descriptor is readable while there is something to read, and writable while there is room. Else it is
      * readable when the other end has done something; it is to be called first then, and afterwards both directions are
-     * tried until EAGAIN. Only an end that has met EAGAIN is woken again. Such a descriptor is always writable.
+     * tried. Only an end that has read until EAGAIN, or whose write came short, is woken again. Such a descriptor is always
+     * writable.
      */
     void (*woken)(struct pc_transport *transport);
     /* Nothing more will be written: the other end reads what is under way, then the end. */
