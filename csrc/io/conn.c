@@ -109,6 +109,7 @@ static size_t read_once(struct pc_conn *conn, bool drain) {
         poll_for(conn, UV_READABLE, false);
         return 0;
     }
+    conn->transport.cold = pc_stream_rx_cold(conn->stream);
     const ptrdiff_t len = conn->transport.ops->read(&conn->transport, spans, count);
     if (len < 0) {
         if (errno != EAGAIN && errno != EWOULDBLOCK) end(conn, errno);

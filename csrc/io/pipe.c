@@ -43,14 +43,15 @@ ptrdiff_t pc_pipe_put(struct pc_pipe *pipe, const void *data, size_t len_bytes) 
     return (ptrdiff_t)len;
 }
 
-ptrdiff_t pc_pipe_get(struct pc_pipe *pipe, void *data, size_t len_bytes) {
+ptrdiff_t pc_pipe_get(struct pc_pipe *pipe, void *data, size_t len_bytes, bool cold) {
+    void (*const copy)(void *, const void *, size_t) = cold ? pc_copy_past_cache : pc_copy_anyhow;
     if (filled(pipe) < len_bytes) pipe->written = atomic_load_explicit(&pipe->shared->written, memory_order_acquire);
     if (!possible(pipe)) return -1;
     const size_t len = pc_min_size(len_bytes, filled(pipe));
     const size_t at = (size_t)(pipe->taken % pipe->size_bytes);
     const size_t first = pc_min_size(len, pipe->size_bytes - at);
-    pc_copy_anyhow(data, pipe->data + at, first);
-    if (len > first) pc_copy_anyhow((uint8_t *)data + first, pipe->data, len - first);
+    copy(data, pipe->data + at, first);
+    if (len > first) copy((uint8_t *)data + first, pipe->data, len - first);
     pipe->taken += len;
     return (ptrdiff_t)len;
 }

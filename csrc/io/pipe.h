@@ -35,7 +35,8 @@ void pc_pipe_init(struct pc_pipe *pipe, struct pc_pipe_shared *shared, uint8_t *
  * pipe is of no use any more. The other end sees them after pc_pipe_publish_*.
  */
 ptrdiff_t pc_pipe_put(struct pc_pipe *pipe, const void *data, size_t len_bytes);
-ptrdiff_t pc_pipe_get(struct pc_pipe *pipe, void *data, size_t len_bytes);
+/* cold: data need not pass the cache. */
+ptrdiff_t pc_pipe_get(struct pc_pipe *pipe, void *data, size_t len_bytes, bool cold);
 
 /* True, once: the other end sleeps and has enough to do to be woken. */
 bool pc_pipe_publish_written(struct pc_pipe *pipe);

@@ -80,18 +80,20 @@ static void shm_woken(struct pc_transport *transport) {
 struct progress {
     const struct pc_span *spans;
     int count;
+    bool cold; /* the first span is */
     size_t skip; /* of the first span */
     size_t done;
 };
 
-typedef ptrdiff_t (*copy_function)(struct pc_pipe *pipe, uint8_t *data, size_t len_bytes);
+typedef ptrdiff_t (*copy_function)(struct pc_pipe *pipe, uint8_t *data, size_t len_bytes, bool cold);
 
-static ptrdiff_t put(struct pc_pipe *pipe, uint8_t *data, size_t len_bytes) {
+static ptrdiff_t put(struct pc_pipe *pipe, uint8_t *data, size_t len_bytes, bool cold) {
+    (void)cold;
     return pc_pipe_put(pipe, data, len_bytes);
 }
 
-static ptrdiff_t get(struct pc_pipe *pipe, uint8_t *data, size_t len_bytes) {
-    return pc_pipe_get(pipe, data, len_bytes);
+static ptrdiff_t get(struct pc_pipe *pipe, uint8_t *data, size_t len_bytes, bool cold) {
+    return pc_pipe_get(pipe, data, len_bytes, cold);
 }
 
 /* Copies at most a piece, over span borders; short when the ring is full or empty. -1: the pipe is broken. */
@@ -99,7 +101,7 @@ static ptrdiff_t copy_piece(struct pc_pipe *pipe, copy_function copy, struct pro
     size_t moved = 0;
     while (at->count > 0 && moved < PIECE_BYTES) {
         const size_t want = pc_min_size(at->spans->len_bytes - at->skip, PIECE_BYTES - moved);
-        const ptrdiff_t len = copy(pipe, (uint8_t *)at->spans->data + at->skip, want);
+        const ptrdiff_t len = copy(pipe, (uint8_t *)at->spans->data + at->skip, want, at->cold);
         if (len < 0) return -1;
         moved += (size_t)len;
         at->skip += (size_t)len;
@@ -107,6 +109,7 @@ static ptrdiff_t copy_piece(struct pc_pipe *pipe, copy_function copy, struct pro
             at->spans++;
             at->count--;
             at->skip = 0;
+            at->cold = false;
         }
         if ((size_t)len < want) break;
     }
@@ -133,7 +136,7 @@ static ptrdiff_t broken(void) {
 
 static ptrdiff_t shm_read(struct pc_transport *transport, const struct pc_span *spans, int count) {
     struct shm *shm = transport->state;
-    struct progress at = {.spans = spans, .count = count};
+    struct progress at = {.spans = spans, .count = count, .cold = transport->cold};
     if (!copy_all(transport, &shm->rx, get, &at)) return broken();
     if (at.done > 0) return (ptrdiff_t)at.done;
     if (shm->ended) return 0;

@@ -31,6 +31,7 @@ struct pc_transport_ops {
 struct pc_transport {
     const struct pc_transport_ops *ops;
     int fd; /* to be polled; -1: closed */
+    bool cold; /* the memory of the next read's first span is not read again soon */
     void *state; /* the transport's own */
 };
 

@@ -446,9 +446,13 @@ static bool length_fits(const struct pc_collective *c, const struct pc_arrival *
     return arrival->len_bytes == elems * c->plan.elem_bytes || arrival->len_bytes == elems * c->plan.acc_bytes;
 }
 
+/* Of a chunk: with less, the caller may find its result still in the cache. */
+enum { COLD_BYTES = 4 << 20 };
+
 pc_status pc_collective_sink(struct pc_collective *c, struct pc_arrival *arrival) {
     const struct pc_chunk *chunk = pc_chunk_find(&c->plan, arrival->chunk);
     arrival->data = NULL;
+    arrival->cold = false;
     if (chunk == NULL) return pcclProtocolError;
     const bool final = arrival->kind == PC_DATA_FINAL;
     uint32_t slot = chunk->input_count;
@@ -463,6 +467,7 @@ pc_status pc_collective_sink(struct pc_collective *c, struct pc_arrival *arrival
     if (final && !pc_collective_codes(c)) {
         save(c, chunk, arrival->segment, range);
         arrival->data = final_place(c, chunk, range);
+        arrival->cold = chunk->down_count == 0 && chunk->elems * c->plan.elem_bytes >= COLD_BYTES;
         return pcclSuccess;
     }
     struct pc_segment *segment = pc_value_take(c, final ? c->plan.rank : arrival->from, range.elems);

@@ -43,6 +43,7 @@ struct pc_arrival {
     uint64_t chunk_elems, weight;
     uint32_t len_bytes;
     uint8_t *data; /* where it goes; NULL: it has no payload */
+    bool cold; /* large, and nothing here reads it again */
 };
 
 struct pc_merge;

@@ -453,7 +453,7 @@ static pc_status take_segment(struct pc_op *op, struct pc_stream *stream, struct
     if (status != pcclSuccess) return judge(op, status, arrival, link->peer);
     if (arrival->len_bytes > 0) {
         stream->sink = (struct pc_sink){arrival->data, op, NULL, arrival->chunk, arrival->segment, arrival->weight,
-                                        arrival->kind};
+                                        arrival->kind, arrival->cold};
         return pcclSuccess;
     }
     PC_TRY(take_arrival(op, arrival, link->peer, now_ns));

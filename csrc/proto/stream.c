@@ -157,6 +157,10 @@ int pc_stream_rx_spans(struct pc_stream *stream, struct pc_span spans[PC_RX_SPAN
     return count;
 }
 
+bool pc_stream_rx_cold(const struct pc_stream *stream) {
+    return bulk_direct(stream) && stream->sink.cold;
+}
+
 static pc_status broken(struct pc_stream *stream, pc_status status, const char *what) {
     stream->rx_state = PC_RX_BROKEN;
     char address[64];

@@ -57,6 +57,7 @@ struct pc_sink {
     uint32_t chunk, segment;
     uint64_t weight;
     uint8_t kind;
+    bool cold; /* see pc_stream_rx_cold */
 };
 
 /* How a stream tells its machine. Called only from within pc_stream_received and pc_stream_sent. */
@@ -115,6 +116,8 @@ void pc_stream_destroy(struct pc_stream *stream);
 
 /* Where the next bytes go: at least one span of at least one byte, at most PC_RX_SPANS_MAX; 0 when broken. */
 int pc_stream_rx_spans(struct pc_stream *stream, struct pc_span spans[PC_RX_SPANS_MAX]);
+/* Whether the first of these spans is memory that nobody reads again soon, so that it need not pass the cache. */
+bool pc_stream_rx_cold(const struct pc_stream *stream);
 /* len_bytes have been put there. Calls the owner. Returns the reason if the stream broke now. */
 pc_status pc_stream_received(struct pc_stream *stream, size_t len_bytes, uint64_t now_ns);
 
