@@ -14,6 +14,8 @@ NAMES = {
     6: "credit ignored",
     7: "a dead peer's DONE missing for ever",
     8: "block digest not checked",
+    9: "a death breaks groups that the dead peer was not in",
+    10: "votes on a step of a broken group count for some",
 }
 SEEDS = 1500
 

@@ -5,6 +5,7 @@
 #include "base/checked.h"
 #include "base/log.h"
 #include "proto/master_state.h"
+#include "proto/mutant.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -458,7 +459,8 @@ void pc_master_end_broken(struct pc_master *master, struct pc_group *subset) {
     const pc_error error = {.code = pcclRankConnectionLost, .peer_id = subset->lost, .message = "the group is broken"};
     PC_EACH_PEER(master, peer) {
         const bool votes = peer->call == PC_CALL_END_STEP && peer->call_subset == subset->subset;
-        if (votes && pc_master_in_group(peer, subset)) pc_master_answer(master, peer, 0, &error);
+        if (!votes || !pc_master_in_group(peer, subset)) continue;
+        pc_master_answer(master, peer, 0, PC_MUTANT(PC_MUTANT_HALF_VOTE) ? NULL : &error);
     }
 }
 

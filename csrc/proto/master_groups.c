@@ -5,6 +5,7 @@
 #include "base/checked.h"
 #include "base/log.h"
 #include "proto/master_state.h"
+#include "proto/mutant.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -162,6 +163,7 @@ bool pc_master_plan_subset(struct pc_master *master, struct pc_group *subset) {
         subset->broken = true;
         subset->lost = subset->ids[i];
     }
+    if (PC_MUTANT(PC_MUTANT_FOREIGN_DEATH) && master->cause.code != pcclSuccess) subset->broken = true;
     if (subset->broken) return true;
     if (subset->epoch != 0 && !subset->flushing && !subset->replan) return false;
     const uint32_t n = (uint32_t)subset->n;

@@ -9,7 +9,7 @@
  *   L5  the number of participants that the result names is the number of those in it
  * Who took part is in the data: element 0 of a buffer is one bit for each peer, so that a sum is the set of its parts.
  */
-#include "sim/workload.h"
+#include "sim/workload_state.h"
 
 #include "base/checked.h"
 #include "math/codec.h"
@@ -21,67 +21,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    TAGS_MAX = 3,
-    STATE_ELEMS = 24,
-    ATTEMPTS_MAX = 24,
-    EPOCHS_MAX = 512,
-    CALL_LIMIT_S = 90,
-    RUN_LIMIT_S = 900
-};
-
 enum alarm { ALARM_START, ALARM_NEXT, ALARM_CRASH, ALARM_VANISH, ALARM_PAUSE, ALARM_CUT, ALARM_DEAFEN, ALARM_LATE,
              ALARM_CHECK };
 
-/* Named by what is waited for. */
-enum program_state { WAIT_START, WAIT_CONNECT, WAIT_PENDING, WAIT_UPDATE, WAIT_SYNC, WAIT_REDUCE, WAIT_VOTE, WAIT_DELAY,
-                     FINISHED };
-
-struct reduction {
-    struct pc_call call;
-    int64_t *send, *recv;
-    bool in_place, done;
-    uint32_t attempt;
-};
-
-struct program {
-    struct pc_process *process;
-    uint32_t slot;
-    enum program_state state, after_delay;
-    struct pc_call call;
-    bool call_out, topology_changed, left, killed;
-    uint64_t step, epoch, waiting_ns;
-    struct reduction reductions[TAGS_MAX];
-    uint32_t reduction_count;
-    bool in_step, step_failed; /* step consistency: one vote on all of its reductions */
-    int64_t state_data[STATE_ELEMS], state_step;
-    struct pc_tensor tensors[2];
-    bool state_spoiled;
-};
-
-/* One attempt of one operation of the program, as its participants saw it. */
-struct attempt {
-    uint64_t winners, losers; /* slots */
-    uint64_t digest, first_epoch;
-    uint32_t world;
-};
-
-struct pc_workload {
-    struct pc_workload_config config;
-    struct pc_world *world;
-    struct program programs[PC_WORLD_PROCESSES_MAX];
-    uint32_t program_count;
-    struct attempt *attempts; /* [step][tag][attempt] */
-    uint64_t epoch_lists[EPOCHS_MAX];
-    uint64_t committed, aborted, furthest_step;
-    bool stop, broken;
-    bool crashed; /* config.crash_event has come */
-    bool disturbed; /* by faults: without them no link may be lost */
-    char verdict[512];
-};
-
-static void violate(struct pc_workload *workload, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static void violate(struct pc_workload *workload, const char *format, ...) {
+void pc_workload_violate(struct pc_workload *workload, const char *format, ...) {
     if (workload->broken) return;
     workload->broken = workload->stop = true;
     char text[400];
@@ -95,28 +38,28 @@ static void violate(struct pc_workload *workload, const char *format, ...) {
 
 /* The data of the programs: pure functions of (seed, step, tag) ---------------------------------------------------- */
 
-static uint64_t mix(uint64_t a, uint64_t b, uint64_t c) {
+uint64_t pc_workload_mix(uint64_t a, uint64_t b, uint64_t c) {
     const uint64_t words[3] = {a, b, c};
     return pc_digest64(words, sizeof words);
 }
 
 static uint32_t tags_of(const struct pc_workload *workload, uint64_t step) {
-    return 1 + (uint32_t)(mix(workload->config.seed, step, 1) % TAGS_MAX);
+    return 1 + (uint32_t)(pc_workload_mix(workload->config.seed, step, 1) % TAGS_MAX);
 }
 
 static uint64_t count_of(const struct pc_workload *workload, uint64_t step, uint32_t tag) {
-    const uint64_t draw = mix(workload->config.seed, step, 100 + tag);
+    const uint64_t draw = pc_workload_mix(workload->config.seed, step, 100 + tag);
     if (draw % 16 == 0) return draw / 16 % 4; /* none, or fewer than peers */
     if (draw % 32 == 1) return 9000 + draw / 32 % 60000; /* beyond the eager part, and beyond a segment */
     return 1 + draw / 32 % 300;
 }
 
 static bool in_place_of(const struct pc_workload *workload, uint64_t step, uint32_t tag) {
-    return mix(workload->config.seed, step, 200 + tag) % 4 != 0;
+    return pc_workload_mix(workload->config.seed, step, 200 + tag) % 4 != 0;
 }
 
 static uint8_t algorithm_of(const struct pc_workload *workload, uint64_t step, uint32_t tag) {
-    return (uint8_t)(mix(workload->config.seed, step, 400 + tag) % PC_ALGORITHM_COUNT);
+    return (uint8_t)(pc_workload_mix(workload->config.seed, step, 400 + tag) % PC_ALGORITHM_COUNT);
 }
 
 /*
@@ -124,34 +67,34 @@ static uint8_t algorithm_of(const struct pc_workload *workload, uint64_t step, u
  * name the participants would leave no room for that.
  */
 static bool coded(const struct pc_workload *workload, uint64_t step, uint32_t tag) {
-    return workload->config.peers <= 32 && mix(workload->config.seed, step, 600 + tag) % 4 == 0;
+    return workload->config.peers <= 32 && pc_workload_mix(workload->config.seed, step, 600 + tag) % 4 == 0;
 }
 
 /* Reductions of this step of the program return when they are complete, and are voted on together. */
 static bool voted_on(const struct pc_workload *workload, uint64_t step) {
-    return mix(workload->config.seed, step, 500) % 3 == 0;
+    return pc_workload_mix(workload->config.seed, step, 500) % 3 == 0;
 }
 
 /* A user error now and then: one peer calls with another count. All must be told, and the retry must work. */
 static bool wrong_call(const struct pc_workload *workload, uint64_t step, uint32_t tag) {
-    return count_of(workload, step, tag) > 1 && mix(workload->config.seed, step, 300 + tag) % 64 == 0;
+    return count_of(workload, step, tag) > 1 && pc_workload_mix(workload->config.seed, step, 300 + tag) % 64 == 0;
 }
 
-static int64_t value_of(uint32_t slot, uint64_t step, uint32_t tag, uint64_t i) {
+int64_t pc_workload_value(uint32_t slot, uint64_t step, uint32_t tag, uint64_t i) {
     return i == 0 ? (int64_t)(1ull << (slot - 1)) : (int64_t)((slot * 7919 + step * 31 + tag * 17 + i) % 1000);
 }
 
 static int64_t state_of(const struct pc_workload *workload, uint64_t step, uint64_t i) {
-    return (int64_t)mix(workload->config.seed ^ 0x5745, step, i);
+    return (int64_t)pc_workload_mix(workload->config.seed ^ 0x5745, step, i);
 }
 
-static struct attempt *attempt_of(struct pc_workload *workload, uint64_t step, uint32_t tag, uint32_t attempt) {
-    return &workload->attempts[(step * TAGS_MAX + tag) * ATTEMPTS_MAX + attempt];
+struct attempt *pc_workload_attempt(struct pc_workload *workload, uint64_t step, uint32_t tag, uint32_t attempt) {
+    return &workload->attempts[(step * (TAGS_MAX + SUBSETS_MAX) + tag) * ATTEMPTS_MAX + attempt];
 }
 
 /* Posting ------------------------------------------------------------------------------------------------------- */
 
-static void post(struct pc_workload *workload, struct program *program, struct pc_call *call) {
+void pc_workload_post(struct pc_workload *workload, struct program *program, struct pc_call *call) {
     call->user = program;
     call->blocking = true;
     program->waiting_ns = pc_world_now(workload->world);
@@ -164,7 +107,7 @@ static void post_joint(struct pc_workload *workload, struct program *program, en
     program->call.kind = kind;
     program->state = state;
     program->call_out = true;
-    post(workload, program, &program->call);
+    pc_workload_post(workload, program, &program->call);
 }
 
 static void delay(struct pc_workload *workload, struct program *program, uint64_t delay_ns) {
@@ -182,7 +125,7 @@ static int64_t number_at(const struct reduction *reduction, const int64_t *data,
 static void fill(const struct pc_workload *workload, struct program *program, struct reduction *reduction, uint32_t tag) {
     const bool as_double = coded(workload, program->step, tag);
     for (uint64_t i = 0; i < count_of(workload, program->step, tag); i++) {
-        const int64_t value = value_of(program->slot, program->step, tag, i);
+        const int64_t value = pc_workload_value(program->slot, program->step, tag, i);
         const double number = (double)value;
         memcpy(&reduction->send[i], as_double ? (const void *)&number : (const void *)&value, sizeof value);
     }
@@ -190,7 +133,7 @@ static void fill(const struct pc_workload *workload, struct program *program, st
 
 static bool unchanged(const struct program *program, const struct reduction *reduction, uint32_t tag, uint64_t count) {
     for (uint64_t i = 0; i < count; i++) {
-        if (number_at(reduction, reduction->send, i) != value_of(program->slot, program->step, tag, i)) return false;
+        if (number_at(reduction, reduction->send, i) != pc_workload_value(program->slot, program->step, tag, i)) return false;
     }
     return true;
 }
@@ -220,10 +163,11 @@ static void post_reduction(struct pc_workload *workload, struct program *program
     reduction->call.weight = 1;
     reduction->call.scale = 1.0;
     reduction->done = false;
-    post(workload, program, &reduction->call);
+    pc_workload_post(workload, program, &reduction->call);
 }
 
 static void free_reductions(struct program *program) {
+    pc_subset_free(program);
     for (uint32_t tag = 0; tag < program->reduction_count; tag++) {
         free(program->reductions[tag].send);
         free(program->reductions[tag].recv);
@@ -243,6 +187,7 @@ static void post_reductions(struct pc_workload *workload, struct program *progra
 static void start_reductions(struct pc_workload *workload, struct program *program) {
     free_reductions(program);
     program->in_step = voted_on(workload, program->step);
+    program->voted = false;
     program->reduction_count = tags_of(workload, program->step);
     memset(program->reductions, 0, sizeof program->reductions);
     for (uint32_t tag = 0; tag < program->reduction_count; tag++) {
@@ -253,7 +198,14 @@ static void start_reductions(struct pc_workload *workload, struct program *progr
         reduction->recv = malloc(count * sizeof(int64_t) + 8);
         fill(workload, program, reduction, tag);
     }
-    post_reductions(workload, program);
+    program->state = WAIT_REDUCE;
+    pc_subset_start(workload, program);
+    if (program->state == WAIT_REDUCE) post_reductions(workload, program);
+}
+
+/* What a step begins with once all know who is there. */
+static void start_step(struct pc_workload *workload, struct program *program) {
+    if (!pc_subset_make(workload, program)) start_reductions(workload, program);
 }
 
 static void start_sync(struct pc_workload *workload, struct program *program) {
@@ -272,7 +224,7 @@ static void start_sync(struct pc_workload *workload, struct program *program) {
     if (program->state_spoiled) program->state_data[3] ^= 1;
     program->state = WAIT_SYNC;
     program->call_out = true;
-    post(workload, program, &program->call);
+    pc_workload_post(workload, program, &program->call);
 }
 
 /* The program --------------------------------------------------------------------------------------------------- */
@@ -297,7 +249,7 @@ static void end_step(struct pc_workload *workload, struct program *program) {
         const struct reduction *reduction = &program->reductions[tag];
         const uint64_t count = count_of(workload, program->step, tag);
         if (!reduction->in_place && !unchanged(program, reduction, tag, count)) {
-            violate(workload, "L2: peer %u, step %llu: the send buffer changed", program->slot,
+            pc_workload_violate(workload, "L2: peer %u, step %llu: the send buffer changed", program->slot,
                     (unsigned long long)program->step);
         }
     }
@@ -310,102 +262,123 @@ static void end_step(struct pc_workload *workload, struct program *program) {
 }
 
 /* Out of the run, by its own error: it ends. That others see it so, too, is checked at them. */
-static bool expelled(pc_status code) {
+bool pc_workload_expelled(pc_status code) {
     return code == pcclEvicted || code == pcclOutcomeUnknown || code == pcclMasterConnectionFailed ||
            code == pcclCancelled || code == pcclRefused;
 }
 
-static void give_up(struct program *program) {
+void pc_workload_give_up(struct program *program) {
     program->state = FINISHED;
     program->left = true;
 }
 
-static void check_result(struct pc_workload *workload, struct program *program, uint32_t tag) {
-    struct reduction *reduction = &program->reductions[tag];
-    const uint64_t count = count_of(workload, program->step, tag);
+uint64_t pc_workload_check_sum(struct pc_workload *workload, struct program *program, const struct reduction *reduction,
+                               uint32_t tag, uint64_t count) {
     const int64_t *data = reduction->call.recv;
     const uint32_t world = reduction->call.outcome.reduce.local_world_size;
-    struct attempt *attempt = attempt_of(workload, program->step, tag, reduction->attempt);
+    struct attempt *attempt = pc_workload_attempt(workload, program->step, tag, reduction->attempt);
     const uint64_t digest = pc_digest64(data, count * sizeof *data);
     if (attempt->winners != 0 && (attempt->digest != digest || attempt->world != world)) {
-        violate(workload, "L3: step %llu tag %u: peer %u holds other bytes than its peers",
-                (unsigned long long)program->step, tag, program->slot);
+        pc_workload_violate(workload, "L3: step %llu tag %u: peer %u holds other bytes than its peers",
+                            (unsigned long long)program->step, tag, program->slot);
     }
     attempt->digest = digest;
     attempt->world = world;
     attempt->winners |= 1ull << (program->slot - 1);
-    if (count == 0) return;
+    if (count == 0) return 0;
     const uint64_t mask = (uint64_t)number_at(reduction, data, 0);
     if ((uint32_t)__builtin_popcountll(mask) != world || (mask >> (program->slot - 1) & 1) == 0) {
-        violate(workload, "L5: step %llu tag %u: peer %u was told of %u participants, the data has %d",
-                (unsigned long long)program->step, tag, program->slot, world, __builtin_popcountll(mask));
+        pc_workload_violate(workload, "L5: step %llu tag %u: peer %u was told of %u participants, the data has %d",
+                            (unsigned long long)program->step, tag, program->slot, world, __builtin_popcountll(mask));
     }
     for (uint64_t i = 1; i < count; i++) {
         int64_t sum = 0;
         for (uint64_t left = mask; left != 0; left &= left - 1) {
-            sum += value_of(1 + (uint32_t)__builtin_ctzll(left), program->step, tag, i);
+            sum += pc_workload_value(1 + (uint32_t)__builtin_ctzll(left), program->step, tag, i);
         }
         if (sum == number_at(reduction, data, i)) continue;
-        violate(workload, "L3: step %llu tag %u: element %llu at peer %u is wrong", (unsigned long long)program->step, tag,
-                (unsigned long long)i, program->slot);
-        return;
+        pc_workload_violate(workload, "L3: step %llu tag %u: element %llu at peer %u is wrong",
+                            (unsigned long long)program->step, tag, (unsigned long long)i, program->slot);
+        break;
     }
+    return mask;
+}
+
+static void check_result(struct pc_workload *workload, struct program *program, uint32_t tag) {
+    const uint64_t count = count_of(workload, program->step, tag);
+    (void)pc_workload_check_sum(workload, program, &program->reductions[tag], tag, count);
 }
 
 /* Winners and losers of one attempt: only those that were expelled may see it otherwise. */
-static void check_agreement(struct pc_workload *workload, struct program *program, uint32_t tag) {
-    const struct reduction *reduction = &program->reductions[tag];
-    const struct attempt *attempt = attempt_of(workload, program->step, tag, reduction->attempt);
-    if (attempt->winners != 0 && attempt->losers != 0) {
-        violate(workload, "L2: step %llu tag %u attempt %u: success at peers %llx, failure at %llx",
-                (unsigned long long)program->step, tag, reduction->attempt, (unsigned long long)attempt->winners,
-                (unsigned long long)attempt->losers);
-    }
+void pc_workload_check_agreement(struct pc_workload *workload, const struct program *program,
+                                 const struct reduction *reduction, uint32_t tag) {
+    const struct attempt *attempt = pc_workload_attempt(workload, program->step, tag, reduction->attempt);
+    if (attempt->winners == 0 || attempt->losers == 0) return;
+    pc_workload_violate(workload, "L2: step %llu tag %u attempt %u: success at peers %llx, failure at %llx",
+                        (unsigned long long)program->step, tag, reduction->attempt,
+                        (unsigned long long)attempt->winners, (unsigned long long)attempt->losers);
+}
+
+static void check_agreement(struct pc_workload *workload, const struct program *program, uint32_t tag) {
+    pc_workload_check_agreement(workload, program, &program->reductions[tag], tag);
 }
 
 static bool all_done(const struct program *program) {
     for (uint32_t i = 0; i < program->reduction_count; i++) {
         if (!program->reductions[i].done) return false;
     }
-    return true;
+    return pc_subset_all_done(program);
 }
 
 /* Of a step: what it came to is checked when it has been voted on. */
 static void on_reduced_in_step(struct pc_workload *workload, struct program *program, struct reduction *reduction) {
     const pc_status code = reduction->call.outcome.error.code;
-    if (expelled(code)) {
-        give_up(program);
+    if (pc_workload_expelled(code)) {
+        pc_workload_give_up(program);
         return;
     }
     if (code != pcclSuccess && code != pcclTooFewPeers && code != pcclRankConnectionLost) {
-        violate(workload, "L7: unexpected %s in a step at peer %u: %s", pc_status_name(code), program->slot,
+        pc_workload_violate(workload, "L7: unexpected %s in a step at peer %u: %s", pc_status_name(code), program->slot,
                 reduction->call.outcome.error.message);
     }
     program->step_failed |= code == pcclRankConnectionLost;
     reduction->done = true;
-    if (!all_done(program) || program->state != WAIT_REDUCE) return;
+    pc_workload_go_on(workload, program);
+}
+
+static void vote(struct pc_workload *workload, struct program *program) {
     memset(&program->call, 0, sizeof program->call);
     program->call.kind = PC_CALL_END_STEP;
     program->call.vote = !program->step_failed;
     program->state = WAIT_VOTE;
     program->call_out = true;
-    post(workload, program, &program->call);
+    pc_workload_post(workload, program, &program->call);
+}
+
+/* The vote of the whole group first: every program does it in this order. */
+void pc_workload_go_on(struct pc_workload *workload, struct program *program) {
+    if (program->state != WAIT_REDUCE || !all_done(program)) return;
+    if (program->in_step && !program->voted) {
+        vote(workload, program);
+    } else if (!pc_subset_vote(workload, program)) {
+        end_step(workload, program);
+    }
 }
 
 static void on_voted(struct pc_workload *workload, struct program *program) {
     const pc_status code = program->call.outcome.error.code;
-    if (expelled(code)) {
-        give_up(program);
+    if (pc_workload_expelled(code)) {
+        pc_workload_give_up(program);
         return;
     }
     if (code != pcclSuccess && code != pcclStepAborted) {
-        violate(workload, "L7: unexpected %s of a vote at peer %u: %s", pc_status_name(code), program->slot,
+        pc_workload_violate(workload, "L7: unexpected %s of a vote at peer %u: %s", pc_status_name(code), program->slot,
                 program->call.outcome.error.message);
         return;
     }
     for (uint32_t tag = 0; tag < program->reduction_count; tag++) {
         struct reduction *reduction = &program->reductions[tag];
-        struct attempt *attempt = attempt_of(workload, program->step, tag, reduction->attempt);
+        struct attempt *attempt = pc_workload_attempt(workload, program->step, tag, reduction->attempt);
         if (code == pcclSuccess && reduction->call.outcome.error.code == pcclSuccess) {
             workload->committed++;
             check_result(workload, program, tag);
@@ -416,13 +389,15 @@ static void on_voted(struct pc_workload *workload, struct program *program) {
         }
         check_agreement(workload, program, tag);
         if (code == pcclStepAborted && ++reduction->attempt == ATTEMPTS_MAX) {
-            violate(workload, "L1: step %llu was aborted %u times at peer %u", (unsigned long long)program->step,
+            pc_workload_violate(workload, "L1: step %llu was aborted %u times at peer %u", (unsigned long long)program->step,
                     ATTEMPTS_MAX, program->slot);
             return;
         }
     }
-    if (code == pcclSuccess) {
-        end_step(workload, program);
+    program->voted = code == pcclSuccess;
+    if (program->voted) {
+        program->state = WAIT_REDUCE;
+        pc_workload_go_on(workload, program);
     } else {
         post_reductions(workload, program);
     }
@@ -444,42 +419,42 @@ static void on_reduced(struct pc_workload *workload, struct program *program, st
     } else {
         workload->aborted++;
         if (reduction->in_place && !unchanged(program, reduction, tag, count)) {
-            violate(workload, "L2: step %llu tag %u: the buffer of peer %u is not as before after %s",
+            pc_workload_violate(workload, "L2: step %llu tag %u: the buffer of peer %u is not as before after %s",
                     (unsigned long long)program->step, tag, program->slot, pc_status_name(code));
         }
         if (reduction->call.outcome.error.message[0] == '\0') {
-            violate(workload, "L7: %s without a message at peer %u", pc_status_name(code), program->slot);
+            pc_workload_violate(workload, "L7: %s without a message at peer %u", pc_status_name(code), program->slot);
         }
-        if (expelled(code)) {
-            give_up(program);
+        if (pc_workload_expelled(code)) {
+            pc_workload_give_up(program);
             return;
         }
         if (code == pcclTooFewPeers) {
             reduction->done = true; /* alone: its own values are the result */
         } else if (code == pcclRankConnectionLost || code == pcclMismatch) {
             if (code == pcclMismatch && !wrong_call(workload, program->step, tag)) {
-                violate(workload, "L4: peer %u got a mismatch where all calls match: %s", program->slot,
+                pc_workload_violate(workload, "L4: peer %u got a mismatch where all calls match: %s", program->slot,
                         reduction->call.outcome.error.message);
             }
             if (!workload->disturbed && strstr(reduction->call.outcome.error.message, "the link between") != NULL) {
-                violate(workload, "L1: without a fault: %s", reduction->call.outcome.error.message);
+                pc_workload_violate(workload, "L1: without a fault: %s", reduction->call.outcome.error.message);
             }
-            attempt_of(workload, program->step, tag, reduction->attempt)->losers |= 1ull << (program->slot - 1);
+            pc_workload_attempt(workload, program->step, tag, reduction->attempt)->losers |= 1ull << (program->slot - 1);
             check_agreement(workload, program, tag);
             if (++reduction->attempt == ATTEMPTS_MAX) {
-                violate(workload, "L1: step %llu tag %u failed %u times at peer %u", (unsigned long long)program->step, tag,
+                pc_workload_violate(workload, "L1: step %llu tag %u failed %u times at peer %u", (unsigned long long)program->step, tag,
                         ATTEMPTS_MAX, program->slot);
                 return;
             }
             post_reduction(workload, program, tag);
             return;
         } else {
-            violate(workload, "L7: unexpected %s at peer %u: %s", pc_status_name(code), program->slot,
+            pc_workload_violate(workload, "L7: unexpected %s at peer %u: %s", pc_status_name(code), program->slot,
                     reduction->call.outcome.error.message);
             return;
         }
     }
-    if (all_done(program) && program->state == WAIT_REDUCE) end_step(workload, program);
+    pc_workload_go_on(workload, program);
 }
 
 static void on_synced(struct pc_workload *workload, struct program *program) {
@@ -492,7 +467,7 @@ static void on_synced(struct pc_workload *workload, struct program *program) {
         if (program->state_spoiled && behind) program->state_data[3] ^= 1; /* received over the spoiled place */
         for (uint64_t i = 0; i < STATE_ELEMS; i++) {
             if (program->state_data[i] == state_of(workload, program->step, i)) continue;
-            violate(workload, "L3: the shared state of peer %u is wrong after a synchronisation to step %llu",
+            pc_workload_violate(workload, "L3: the shared state of peer %u is wrong after a synchronisation to step %llu",
                     program->slot, (unsigned long long)program->step);
             return;
         }
@@ -502,13 +477,13 @@ static void on_synced(struct pc_workload *workload, struct program *program) {
         if (program->step >= workload->config.ops || lost) {
             leave(workload, program);
         } else {
-            start_reductions(workload, program);
+            start_step(workload, program);
         }
-    } else if (expelled(code) || code == pcclInvalidUsage) {
-        give_up(program);
+    } else if (pc_workload_expelled(code) || code == pcclInvalidUsage) {
+        pc_workload_give_up(program);
     } else {
         if ((uint64_t)program->state_step != program->step) {
-            violate(workload, "L2: peer %u: a failed synchronisation changed its state", program->slot);
+            pc_workload_violate(workload, "L2: peer %u: a failed synchronisation changed its state", program->slot);
         }
         delay(workload, program, PC_NS_PER_MS);
     }
@@ -537,9 +512,17 @@ static void on_joint(struct pc_workload *workload, struct program *program) {
         on_synced(workload, program);
     } else if (state == WAIT_VOTE) {
         on_voted(workload, program);
+    } else if (state == WAIT_SUBSET_VOTE) {
+        pc_subset_voted(workload, program);
+    } else if (state == WAIT_GROUP && !pc_workload_expelled(code)) {
+        if (pc_subset_made(workload, program)) {
+            start_reductions(workload, program);
+        } else {
+            delay(workload, program, PC_NS_PER_MS);
+        }
     } else if (code != pcclSuccess) {
-        if (expelled(code) || state == WAIT_CONNECT) {
-            give_up(program);
+        if (pc_workload_expelled(code) || state == WAIT_CONNECT) {
+            pc_workload_give_up(program);
         } else {
             delay(workload, program, PC_NS_PER_MS);
         }
@@ -554,12 +537,21 @@ static void on_joint(struct pc_workload *workload, struct program *program) {
         if (program->call.outcome.pending) {
             post_joint(workload, program, PC_CALL_UPDATE_TOPOLOGY, WAIT_UPDATE);
         } else {
-            start_reductions(workload, program);
+            start_step(workload, program);
         }
     } else if (state == WAIT_UPDATE) {
         program->topology_changed = true;
         start_sync(workload, program);
     }
+}
+
+static void reduced(struct pc_workload *workload, struct program *program, struct pc_call *call) {
+    for (uint32_t i = 0; i < SUBSETS_MAX; i++) {
+        if (call != &program->subsets[i].work.call) continue;
+        pc_subset_reduced(workload, program, &program->subsets[i]);
+        return;
+    }
+    on_reduced(workload, program, (struct reduction *)(void *)((char *)call - offsetof(struct reduction, call)));
 }
 
 static void completed(void *context, struct pc_process *process, struct pc_call *call) {
@@ -568,13 +560,11 @@ static void completed(void *context, struct pc_process *process, struct pc_call 
     (void)process;
     const uint64_t took_ns = pc_world_now(workload->world) - call->posted_ns;
     if (took_ns > CALL_LIMIT_S * PC_NS_PER_S && call->kind != PC_CALL_CONNECT) {
-        violate(workload, "L1: %s of peer %u took %llu s", pc_call_name(call->kind), program->slot,
+        pc_workload_violate(workload, "L1: %s of peer %u took %llu s", pc_call_name(call->kind), program->slot,
                 (unsigned long long)(took_ns / PC_NS_PER_S));
     }
     if (call->kind == PC_CALL_COLLECTIVE) {
-        if (program->state == WAIT_REDUCE) {
-            on_reduced(workload, program, (struct reduction *)(void *)((char *)call - offsetof(struct reduction, call)));
-        }
+        if (program->state == WAIT_REDUCE) reduced(workload, program, call);
     } else {
         on_joint(workload, program);
     }
@@ -592,12 +582,12 @@ static void after_event(void *context, struct pc_process *process) {
     pc_member_view(process->member, &view);
     struct program *program = &workload->programs[process->slot];
     if (view.epoch == program->epoch || !view.connected) return;
-    if (view.epoch < program->epoch) violate(workload, "L4: the epoch of peer %u went back", process->slot);
+    if (view.epoch < program->epoch) pc_workload_violate(workload, "L4: the epoch of peer %u went back", process->slot);
     program->epoch = view.epoch;
     const uint64_t list = pc_digest64(view.members, view.member_count * sizeof *view.members) | 1;
     uint64_t *known = &workload->epoch_lists[view.epoch % EPOCHS_MAX];
     if (view.epoch < EPOCHS_MAX && *known != 0 && *known != list) {
-        violate(workload, "L4: epoch %llu has two member lists", (unsigned long long)view.epoch);
+        pc_workload_violate(workload, "L4: epoch %llu has two member lists", (unsigned long long)view.epoch);
     }
     *known = list;
 }
@@ -633,7 +623,7 @@ static void check_progress(struct pc_workload *workload) {
         for (uint32_t slot = 1; slot <= workload->program_count; slot++) {
             const struct program *program = &workload->programs[slot];
             if (program->state == FINISHED) continue;
-            violate(workload, "L1: peer %u never came to its end: step %llu, state %d", slot,
+            pc_workload_violate(workload, "L1: peer %u never came to its end: step %llu, state %d", slot,
                     (unsigned long long)program->step, program->state);
         }
     } else {
@@ -708,7 +698,7 @@ struct pc_workload *pc_workload_create(const struct pc_workload_config *config) 
     struct pc_workload *workload = pc_calloc(1, sizeof *workload);
     if (workload == NULL) return NULL;
     workload->config = *config;
-    workload->attempts = pc_calloc((size_t)(config->ops + 1) * TAGS_MAX * ATTEMPTS_MAX, sizeof *workload->attempts);
+    workload->attempts = pc_calloc((size_t)(config->ops + 1) * (TAGS_MAX + SUBSETS_MAX) * ATTEMPTS_MAX, sizeof *workload->attempts);
     const struct pc_world_hooks hooks = {completed, after_event, alarm, workload};
     workload->world = pc_world_create(config->seed, &hooks);
     if (workload->world == NULL || workload->attempts == NULL) {

@@ -1,0 +1,117 @@
+/*
+ * K4, private to workload.c and subset_work.c: the programs and what the laws remember of them.
+ */
+#ifndef PC_WORKLOAD_STATE_H
+#define PC_WORKLOAD_STATE_H
+
+#include "sim/workload.h"
+
+enum {
+    TAGS_MAX = 3,
+    SUBSETS_MAX = 2, /* groups of some members that a program has at a time */
+    SUBSET_NUMBERS_MAX = 512,
+    STATE_ELEMS = 24,
+    ATTEMPTS_MAX = 24,
+    EPOCHS_MAX = 512,
+    CALL_LIMIT_S = 90,
+    RUN_LIMIT_S = 900
+};
+
+/* Named by what is waited for. */
+enum program_state { WAIT_START, WAIT_CONNECT, WAIT_PENDING, WAIT_UPDATE, WAIT_SYNC, WAIT_GROUP, WAIT_REDUCE, WAIT_VOTE,
+                     WAIT_SUBSET_VOTE, WAIT_DELAY, FINISHED };
+
+struct reduction {
+    struct pc_call call;
+    int64_t *send, *recv;
+    bool in_place, done;
+    uint32_t attempt;
+};
+
+/* A group of some members, and what the program does in it in this step of its own. */
+struct subset {
+    uint32_t number; /* 0: none */
+    uint64_t slots;
+    uint64_t ids[PC_WORLD_PROCESSES_MAX];
+    uint32_t n;
+    struct reduction work; /* send NULL: none */
+    bool in_step, voted, failed;
+};
+
+struct program {
+    struct pc_process *process;
+    uint32_t slot;
+    enum program_state state, after_delay;
+    struct pc_call call;
+    bool call_out, topology_changed, left, killed;
+    uint64_t step, epoch, waiting_ns;
+    struct reduction reductions[TAGS_MAX];
+    uint32_t reduction_count;
+    bool in_step, step_failed, voted; /* step consistency: one vote on all of its reductions */
+    struct subset subsets[SUBSETS_MAX];
+    uint32_t voting; /* which of them, in WAIT_SUBSET_VOTE */
+    struct pc_id_item asked[PC_WORLD_PROCESSES_MAX]; /* in WAIT_GROUP */
+    uint64_t asked_slots;
+    uint32_t asked_count;
+    uint64_t grouped_step, spoiled_step; /* 1 + the step for which a group was made last, or asked for wrongly */
+    int64_t state_data[STATE_ELEMS], state_step;
+    struct pc_tensor tensors[2];
+    bool state_spoiled;
+};
+
+/* One attempt of one operation of the program, as its participants saw it. */
+struct attempt {
+    uint64_t winners, losers; /* slots */
+    uint64_t digest, first_epoch;
+    uint32_t world;
+};
+
+struct pc_workload {
+    struct pc_workload_config config;
+    struct pc_world *world;
+    struct program programs[PC_WORLD_PROCESSES_MAX];
+    uint32_t program_count;
+    struct attempt *attempts; /* [step][tag][attempt]; tags from TAGS_MAX: of subsets */
+    uint64_t subset_lists[SUBSET_NUMBERS_MAX]; /* digest of the list that each number stands for */
+    uint64_t epoch_lists[EPOCHS_MAX];
+    uint64_t committed, aborted, furthest_step;
+    bool stop, broken;
+    bool crashed; /* config.crash_event has come */
+    bool disturbed; /* by faults: without them no link may be lost */
+    char verdict[512];
+};
+
+/* A law broke. The first one is kept, and ends the run. */
+void pc_workload_violate(struct pc_workload *workload, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* A draw that is the same for all programs. */
+uint64_t pc_workload_mix(uint64_t a, uint64_t b, uint64_t c);
+int64_t pc_workload_value(uint32_t slot, uint64_t step, uint32_t tag, uint64_t i);
+struct attempt *pc_workload_attempt(struct pc_workload *workload, uint64_t step, uint32_t tag, uint32_t attempt);
+void pc_workload_post(struct pc_workload *workload, struct program *program, struct pc_call *call);
+/* The program is out of the run, by its own error: it ends. */
+bool pc_workload_expelled(pc_status code);
+void pc_workload_give_up(struct program *program);
+/* Goes on with what the program's step still lacks. */
+void pc_workload_go_on(struct pc_workload *workload, struct program *program);
+/* All that succeed hold the same bytes: the sum over those that took part. Returns their slots; 0: nothing is known. */
+uint64_t pc_workload_check_sum(struct pc_workload *workload, struct program *program, const struct reduction *reduction,
+                               uint32_t tag, uint64_t count);
+/* Success at all or failure at all. */
+void pc_workload_check_agreement(struct pc_workload *workload, const struct program *program,
+                                 const struct reduction *reduction, uint32_t tag);
+
+/* subset_work.c ------------------------------------------------------------------------------------------------- */
+/* Whether all programs make a group before the reductions of this step; then the call is out. */
+bool pc_subset_make(struct pc_workload *workload, struct program *program);
+/* The call has ended. True: there is a group; false: the step begins anew, for all alike. */
+bool pc_subset_made(struct pc_workload *workload, struct program *program);
+/* Posts what the program does in its groups in this step. */
+void pc_subset_start(struct pc_workload *workload, struct program *program);
+void pc_subset_reduced(struct pc_workload *workload, struct program *program, struct subset *subset);
+bool pc_subset_all_done(const struct program *program);
+/* Votes on the next step of a group that is complete; false: there is none. */
+bool pc_subset_vote(struct pc_workload *workload, struct program *program);
+void pc_subset_voted(struct pc_workload *workload, struct program *program);
+void pc_subset_free(struct program *program);
+
+#endif
