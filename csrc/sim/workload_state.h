@@ -81,11 +81,15 @@ struct pc_workload {
     char verdict[512];
 };
 
+/* What a program contributes: element 0 of a sum names the slots that took part. */
+static inline int64_t pc_workload_value(uint32_t slot, uint64_t step, uint32_t tag, uint64_t i) {
+    return i == 0 ? (int64_t)(1ull << (slot - 1)) : (int64_t)((slot * 7919 + step * 31 + tag * 17 + i) % 1024);
+}
+
 /* A law broke. The first one is kept, and ends the run. */
 void pc_workload_violate(struct pc_workload *workload, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* A draw that is the same for all programs. */
 uint64_t pc_workload_mix(uint64_t a, uint64_t b, uint64_t c);
-int64_t pc_workload_value(uint32_t slot, uint64_t step, uint32_t tag, uint64_t i);
 struct attempt *pc_workload_attempt(struct pc_workload *workload, uint64_t step, uint32_t tag, uint32_t attempt);
 void pc_workload_post(struct pc_workload *workload, struct program *program, struct pc_call *call);
 /* The program is out of the run, by its own error: it ends. */
