@@ -75,7 +75,8 @@ class Library:
         script = [sys.executable, str(BENCH / "peer.py"), library]
         environment = {"PCCL_SHM": "1" if "shm" in own else "0"}
         own_mode = own[0] if own else mode
-        return [([*script, str(rank), str(size), rendezvous, own_mode], environment) for rank in range(size)]
+        codec = next((part for part in own[1:] if part != "shm"), "none")
+        return [([*script, str(rank), str(size), rendezvous, own_mode, codec], environment) for rank in range(size)]
 
     def seconds(self, op: str, size_bytes: int, iterations: int) -> float | str:
         """For all iterations, at the slowest rank; or why not."""

@@ -33,6 +33,7 @@ def machine() -> dict[str, Any]:
     model = re.search(r"model name\s*: (.*)", info)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
+        "architecture": platform.machine(),
         "cpu": model.group(1) if model else platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(memory / 2**30),

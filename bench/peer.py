@@ -1,4 +1,4 @@
-"""One rank of a library under measurement: ``peer.py LIBRARY RANK SIZE RENDEZVOUS [MODE]``.
+"""One rank of a library under measurement: ``peer.py LIBRARY RANK SIZE RENDEZVOUS [MODE [CODEC]]``.
 
 Reads lines ``OP BYTES ITERATIONS`` and answers with the seconds that the iterations took, after one that is not timed;
 ``OP BYTES 0`` only warms up. Every library gets the same buffers, in place where the operation allows it.
@@ -18,9 +18,10 @@ Operation = Callable[[], object]
 
 
 class Ours:
-    """MODE strict or step; step: all iterations of a line are one step, whose vote is not timed."""
+    """MODE strict or step; step: all iterations of a line are one step, whose vote is not timed. CODEC: of all_reduce,
+    which averages random data then; "plain": it does so without a codec."""
 
-    def __init__(self, rank: int, size: int, rendezvous: str, mode: str) -> None:
+    def __init__(self, rank: int, size: int, rendezvous: str, mode: str, codec: str) -> None:
         import pccl
 
         self._comm = pccl.Communicator(rendezvous)
@@ -29,6 +30,7 @@ class Ours:
             if self._comm.are_peers_pending():
                 self._comm.update_topology()
         self._size, self._mode = size, mode
+        self._codec = codec
         self._blocks: dict[int, Any] = {}
 
     def block(self) -> contextlib.AbstractContextManager[object]:
@@ -41,6 +43,10 @@ class Ours:
         comm, size = self._comm, self._size
         data = np.zeros(size_bytes // 4, np.float32)
         rank = comm.rank
+        if op == "all_reduce" and self._codec != "none":
+            codec = None if self._codec == "plain" else self._codec
+            data[:] = np.random.default_rng(rank).standard_normal(len(data), np.float32)
+            return lambda: comm.all_reduce(data, op="avg", codec=codec)
         if op == "all_reduce":
             return lambda: comm.all_reduce(data)
         if op == "broadcast":
@@ -59,7 +65,7 @@ class Ours:
 
 
 class Gloo:
-    def __init__(self, rank: int, size: int, rendezvous: str, mode: str) -> None:
+    def __init__(self, rank: int, size: int, rendezvous: str, mode: str, codec: str) -> None:
         import torch
         import torch.distributed as dist
 
@@ -99,8 +105,8 @@ LIBRARIES = {"pccl": Ours, "gloo": Gloo}
 
 
 def main() -> None:
-    library, rank, size, rendezvous, mode = sys.argv[1:6]
-    peer = LIBRARIES[library](int(rank), int(size), rendezvous, mode)
+    library, rank, size, rendezvous, mode, codec = [*sys.argv[1:7], "none"][:6]
+    peer = LIBRARIES[library](int(rank), int(size), rendezvous, mode, codec)
     print("ready", flush=True)
     prepared: tuple[str, str] = ("", "")
     for line in sys.stdin:

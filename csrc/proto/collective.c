@@ -218,6 +218,10 @@ static pc_status emit_partial(struct pc_collective *c, const struct pc_chunk *ch
         .elems = range.elems,
         .staged = value->segment,
     };
+    if (value->segment != NULL && !emission.forwarded && !value->segment->contribution) {
+        value->segment->contribution = true;
+        c->staged_out++;
+    }
     if (value->weight > 0) {
         emission.bulk = value->data;
         emission.len_bytes = value->coded_bytes > 0 ? value->coded_bytes : range.elems * elem;
@@ -320,7 +324,9 @@ static pc_status conclude_coded(struct pc_collective *c, const struct pc_chunk *
     if (acc.weight == 0) return pcclInvalidArgument;
     PC_TRY(pc_value_make_accumulator(c, &acc, range.elems));
     if (chunk->down_count == 0) return conclude(c, chunk, segment, acc, (struct pc_value){0});
-    pc_reduce_narrow(pc_dtype_accumulator(c->dtype), c->redop, acc.segment->data, acc.data, range.elems, acc.weight);
+    if (c->redop == pcclAvg) {
+        pc_reduce_narrow(pc_dtype_accumulator(c->dtype), c->redop, acc.segment->data, acc.data, range.elems, acc.weight);
+    }
     /* What is lost here is lost from the sum: the root makes it good with its next contribution. */
     PC_TRY(pc_value_encode(c, chunk, segment, &acc, c->redop == pcclAvg ? (double)acc.weight : 1));
     return take_final(c, chunk, segment, &acc);
@@ -411,14 +417,35 @@ static pc_status start_segment(struct pc_collective *c, const struct pc_chunk *c
     return combine(c, chunk, segment, &merge, NULL);
 }
 
-pc_status pc_collective_start(struct pc_collective *c) {
-    /* Own rank first: members begin with different chunks, so that nobody gets everything at first. */
+/*
+ * Contributions that leave from staging memory are started a few at a time, in step for all chunks. Enough of them that
+ * each member gets its next one while others wait for credit: of the lowest segment that is not combined everywhere there
+ * are n - 1, and that one always has credit.
+ */
+static bool may_start(const struct pc_collective *c) {
+    return c->staged_out < 4 * c->plan.n;
+}
+
+static pc_status start_some(struct pc_collective *c) {
+    uint32_t segments = 0;
     for (uint32_t i = 0; i < c->plan.chunk_count; i++) {
-        const struct pc_chunk *chunk = &c->plan.chunks[(c->plan.rank + i) % c->plan.chunk_count];
-        if (chunk->input_count == 0) continue;
-        for (uint32_t segment = 0; segment < chunk->segments; segment++) PC_TRY(start_segment(c, chunk, segment));
+        if (c->plan.chunks[i].segments > segments) segments = c->plan.chunks[i].segments;
+    }
+    for (; c->start_segment < segments; c->start_segment++) {
+        while (c->start_chunk < c->plan.chunk_count && may_start(c)) {
+            /* Own rank first: members begin with different chunks, so that nobody gets everything at first. */
+            const struct pc_chunk *chunk = &c->plan.chunks[(c->plan.rank + c->start_chunk++) % c->plan.chunk_count];
+            if (chunk->input_count == 0 || c->start_segment >= chunk->segments) continue;
+            PC_TRY(start_segment(c, chunk, c->start_segment));
+        }
+        if (c->start_chunk < c->plan.chunk_count) return pcclSuccess;
+        c->start_chunk = 0;
     }
     return pcclSuccess;
+}
+
+pc_status pc_collective_start(struct pc_collective *c) {
+    return start_some(c);
 }
 
 /* Receiving ----------------------------------------------------------------------------------------------------- */
@@ -520,10 +547,12 @@ pc_status pc_collective_received(struct pc_collective *c, const struct pc_arriva
     return take_final(c, chunk, arrival->segment, &value);
 }
 
-void pc_collective_sent(struct pc_collective *c, struct pc_segment *staged) {
+pc_status pc_collective_sent(struct pc_collective *c, struct pc_segment *staged) {
     assert(c->sends_left > 0);
     c->sends_left--;
+    const uint32_t before = c->staged_out;
     pc_value_give(c, staged);
+    return c->staged_out < before ? start_some(c) : pcclSuccess;
 }
 
 bool pc_collective_complete(const struct pc_collective *c) {

@@ -71,6 +71,8 @@ struct pc_collective {
     uint8_t *seen; /* bit per segment and input, and per segment for its final value: it has a place, or has arrived */
     uint8_t *saved; /* bit per segment: undo copy is in the shadow */
     struct pc_list segments; /* of the pool, held by this operation */
+    uint32_t start_segment, start_chunk; /* of the contributions: which one is to be started next */
+    uint32_t staged_out; /* contributions in staging memory on their way out */
     uint64_t receives_left, sends_left;
     uint64_t tx_bytes, rx_bytes;
 };
@@ -100,8 +102,8 @@ pc_status pc_collective_start(struct pc_collective *collective);
 pc_status pc_collective_sink(struct pc_collective *collective, struct pc_arrival *arrival);
 /* It has arrived there. Emits what follows from it. pcclInvalidArgument: all weights are 0. */
 pc_status pc_collective_received(struct pc_collective *collective, const struct pc_arrival *arrival);
-/* An emission has left. */
-void pc_collective_sent(struct pc_collective *collective, struct pc_segment *staged);
+/* An emission has left. Emits what had to wait for that. */
+pc_status pc_collective_sent(struct pc_collective *collective, struct pc_segment *staged);
 /* Everything has come and gone: the result is complete here. */
 bool pc_collective_complete(const struct pc_collective *collective);
 /* Elements of partial values that rank sends in all; *staged: they need credit, because they wait in the pool. */

@@ -83,13 +83,6 @@ static pc_status emit(void *context, const struct pc_emission *emission) {
     return pcclSuccess;
 }
 
-void pc_member_data_sent(struct pc_member *member, struct pc_tx *tx, uint64_t now_ns) {
-    (void)member;
-    struct pc_op *op = tx->owner;
-    pc_collective_sent(&op->collective, tx->item);
-    pc_op_check(op, now_ns);
-}
-
 /* Credit -------------------------------------------------------------------------------------------------------- */
 
 static void tell_ready(struct pc_op *op, struct pc_lane *lane) {
@@ -198,6 +191,14 @@ static pc_status judge(struct pc_op *op, pc_status status, const struct pc_arriv
     }
     pc_op_fail(op, &error);
     return pcclSuccess;
+}
+
+void pc_member_data_sent(struct pc_member *member, struct pc_tx *tx, uint64_t now_ns) {
+    (void)member;
+    struct pc_op *op = tx->owner;
+    const pc_status status = pc_collective_sent(&op->collective, tx->item);
+    if (status != pcclSuccess) (void)judge(op, status, NULL, 0);
+    pc_op_check(op, now_ns);
 }
 
 /* Starting ------------------------------------------------------------------------------------------------------ */

@@ -7,6 +7,7 @@
 
 #include "base/list.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum { PC_POOL_SEGMENTS_KEPT = 64, PC_POOL_BUFFERS_MAX = 8 };
@@ -16,6 +17,7 @@ struct pc_segment {
     struct pc_list node; /* its owner's */
     uint32_t origin, elems; /* its owner's: who sent what it holds */
     uint32_t holders; /* its owner's: how many still need it */
+    bool contribution; /* its owner's: it holds a contribution on its way out */
     _Alignas(64) uint8_t data[];
 };
 
