@@ -379,9 +379,9 @@ def test_nothing_is_left_of_a_hundred_connections():
 # -------------------------------------------------------------------------------------------------------------- ring --
 
 CDEF = """
-    struct pc_pipe_shared { uint64_t written, pad0[7], taken, pad1[7]; uint32_t reader_sleeps, pad2[15];
+    struct pc_pipe_shared { uint64_t written, base, pad0[6], taken, pad1[7]; uint32_t reader_sleeps, pad2[15];
         uint32_t writer_sleeps, pad3[15]; };
-    struct pc_pipe { struct pc_pipe_shared *shared; uint8_t *data; size_t size_bytes; uint64_t written, taken; };
+    struct pc_pipe { struct pc_pipe_shared *shared; uint8_t *data; size_t size_bytes; uint64_t written, base, taken; };
     void pc_pipe_init(struct pc_pipe *pipe, struct pc_pipe_shared *shared, uint8_t *data, size_t size_bytes);
     ptrdiff_t pc_pipe_put(struct pc_pipe *pipe, const void *data, size_t len_bytes);
     ptrdiff_t pc_pipe_get(struct pc_pipe *pipe, void *data, size_t len_bytes, bool cold);
@@ -454,11 +454,11 @@ def test_bytes_arrive_in_order_and_sleepers_are_woken(size, data):
 
 
 @settings(deadline=None)
-@given(st.integers(0, 2**64 - 1), st.integers(0, 300))
-def test_no_position_leads_out_of_the_ring(position, length):
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.integers(0, 300))
+def test_no_position_leads_out_of_the_ring(position, base, length):
     ring = Ring(192)
     assert ring.put(bytes(100)) == 100
-    ring.shared.written = position
+    ring.shared.written, ring.shared.base = position, base
     got = ring.get(length)
     if length == 0:
         assert got == b""
@@ -468,6 +468,18 @@ def test_no_position_leads_out_of_the_ring(position, length):
     put = ring.put(bytes(200))
     filled = (100 - position) % 2**64
     assert put == (-1 if filled > 192 else 192 - filled)
+
+
+def test_little_traffic_stays_at_the_beginning():
+    ring = Ring(64 << 10)
+    for turn in range(10_000):
+        content = turn.to_bytes(8, "little") * 20
+        assert ring.put(content) == 160
+        ring.lib.pc_pipe_publish_written(ring.writer)
+        assert ring.get(160) == content
+        ring.lib.pc_pipe_publish_taken(ring.reader)
+    used = np.frombuffer(ring.lib.ffi.buffer(ring.data, 64 << 10), np.uint8)
+    assert not used[(4 << 10) + 160 :].any()
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -14,6 +14,7 @@
 /* In shared memory, all zero in the beginning. Positions count bytes and never wrap. */
 struct pc_pipe_shared {
     _Alignas(64) _Atomic uint64_t written; /* the writer's */
+    _Atomic uint64_t base; /* the writer's: the position whose byte is the ring's first */
     _Alignas(64) _Atomic uint64_t taken; /* the reader's */
     /* Set by the end that goes to sleep, cleared by the one that wakes it, or by itself if it stays awake. */
     _Alignas(64) _Atomic uint32_t reader_sleeps;
@@ -25,7 +26,7 @@ struct pc_pipe {
     struct pc_pipe_shared *shared;
     uint8_t *data;
     size_t size_bytes;
-    uint64_t written, taken; /* own position, and the other end's as last seen */
+    uint64_t written, base, taken; /* own positions, and the other end's as last seen */
 };
 
 void pc_pipe_init(struct pc_pipe *pipe, struct pc_pipe_shared *shared, uint8_t *data, size_t size_bytes);
