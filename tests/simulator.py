@@ -44,7 +44,7 @@ def compile_to(name: str, flags: list[str], *drivers: Path, layers: Sequence[str
     ).stdout.split()
     partial = library.with_suffix(f".{os.getpid()}")  # test processes may build it at the same time
     command = ["cc", "-std=c11", "-O1", "-g", "-ffp-contract=off", "-pthread", f"-I{ROOT / 'csrc'}"]
-    subprocess.run([*command, *flags, *map(str, sources), "-o", str(partial), *libraries], check=True)
+    subprocess.run([*command, *flags, *map(str, sources), "-o", str(partial), *libraries, "-lm"], check=True)
     partial.replace(library)
     return library
 

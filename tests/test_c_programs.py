@@ -288,7 +288,7 @@ int main(void) {
 }
 """
 
-# What is beyond PCCL 1.0: collectives by one structure, blocks, a receive from anybody, a step with its vote.
+# What is beyond PCCL 1.0: collectives by one structure, blocks, a receive from anybody, a step with its vote, a group.
 PROGRAM_COLLECTIVES = r"""
 #include <pccl.h>
 #include <stdio.h>
@@ -305,6 +305,35 @@ PROGRAM_COLLECTIVES = r"""
 
 enum { WORLD = 3, N = 50000 };
 static float data[N], blocks[WORLD * 4];
+
+/* The ids by rank. */
+static void read_ids(const pcclComm_t *comm, uint64_t ids[WORLD]) {
+    pcclMember_t members[WORLD];
+    size_t count = WORLD;
+    CHECK(pcclGetMembers(comm, members, &count));
+    for (size_t i = 0; i < count; i++) ids[members[i].rank] = members[i].id;
+}
+
+/* Ranks 2 and 0 of all, in this order: what rank 2 sends to rank 0, which is 1 there. The others get 0. */
+static float exchange_in_group(pcclComm_t *comm, uint32_t rank) {
+    uint64_t ids[WORLD];
+    read_ids(comm, ids);
+    const uint64_t listed[2] = {ids[2], ids[0]};
+    uint32_t group = 99;
+    CHECK(pcclCreateGroup(comm, listed, 2, &group));
+    if (rank == 1) return group == 0 ? 0 : 1;
+    float value = rank == 2 ? 2.5f : 0;
+    pcclCollectiveArgs_t broadcast = {.collective = PCCL_COLLECTIVE_BROADCAST, .recvbuf = &value, .count = 1,
+                                      .datatype = pcclFloat, .root = 0, .group = group};
+    CHECK(pcclBeginStep(comm, group));
+    CHECK(pcclRunCollective(comm, &broadcast, NULL));
+    if (pcclDestroyGroup(comm, group) != pcclInvalidUsage) exit(3);
+    CHECK(pcclEndStep(comm, group, true));
+    CHECK(pcclDestroyGroup(comm, group));
+    if (pcclRunCollective(comm, &broadcast, NULL) != pcclInvalidUsage) exit(4);
+    if (pcclDestroyGroup(comm, group) != pcclInvalidUsage) exit(5);
+    return value;
+}
 
 static uint32_t own_rank(const pcclComm_t *comm) {
     pcclMember_t members[WORLD];
@@ -371,7 +400,8 @@ int main(int argc, char **argv) {
     CHECK(pcclRunCollective(comm, &barrier, NULL));
     printf("%g %g %g %g %g %s\n", (double) data[0], (double) data[N - 1], (double) blocks[0], (double) blocks[4],
            (double) blocks[6], pcclGetResultName(vote));
-    if (rank == 0) printf("%u %g\n", (unsigned) outcome.source, (double) one);
+    const float grouped = exchange_in_group(comm, rank);
+    if (rank == 0) printf("%u %g %g\n", (unsigned) outcome.source, (double) one, (double) grouped);
     CHECK(pcclDestroyCommunicator(comm));
     return 0;
 }
@@ -422,7 +452,7 @@ def test_program_with_collectives_and_steps(tmp_path):
         assert [process.returncode for process in running] == [0, 0, 0]
         # The broadcast's 7 averages to itself; blocks of one, four and two elements; one voted against the last step.
         line = "7 7 0 1 2 STEP_ABORTED\n"
-        assert sorted(answers) == sorted([line, line, line + "2 2\n"])
+        assert sorted(answers) == sorted([line, line, line + "2 2 2.5\n"])
 
 
 def listening_port(process):

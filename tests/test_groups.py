@@ -1,14 +1,16 @@
 """Groups of some members between real processes: ranks, tags, steps and failures are each group's own."""
 
+import json
 import time
 
 import numpy as np
 import psutil
 import pytest
-from cluster import Cluster
+from cluster import Cluster, eventually
 from worker import digest
 
 import pccl
+from pccl import _core
 
 DEAD_S = 1.0
 
@@ -167,6 +169,39 @@ def test_groups_are_of_one_peer_group(cluster):
     for at, peer in enumerate([right[0], right[2], *left]):
         peer.start(reduce_in, name="pair", value=1 if at < 2 else 5)
     assert [peer.wait()["first"] for peer in [right[0], right[2], *left]] == [2.0, 2.0, 10.0, 10.0]
+
+
+def give_up(peer, ranks):
+    began = time.monotonic()
+    try:
+        peer.comm.new_group(ranks)
+    except pccl.OperationTimeoutError:
+        return time.monotonic() - began
+    return None
+
+
+def test_a_call_that_nobody_joins_ends_and_the_next_one_works(cluster):
+    peers = cluster.join(2, op_timeout=1.0)
+    assert peers[0].call(give_up, ranks=[0, 1]) is not None
+    assert [groups["ab"]["rank"] for groups in cluster.call(peers, make, ab=[1, 0])] == [1, 0]
+    assert [answer["first"] for answer in cluster.call(peers, reduce_in, name="ab", value=2)] == [4.0, 4.0]
+
+
+def test_status_shows_the_groups(cluster):
+    peers, _ = join(cluster, 3, ab=[2, 0], all=[0, 1, 2])
+    ids = [peer.id for peer in peers]
+
+    def lists():
+        status = json.loads(_core.query_status(cluster.address, None, 5000))
+        return [row["members"] for row in status["subsets"]]
+
+    assert lists() == [[ids[2], ids[0]], ids]
+    cluster.call(peers, close, name="all")
+    eventually(lambda: lists() == [[ids[2], ids[0]]])
+
+
+def close(peer, name):
+    peer.groups[name].close()
 
 
 # -------------------------------------------------------------------------------------------------------- operations --

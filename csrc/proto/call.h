@@ -30,7 +30,7 @@ struct pc_call {
     bool cancelled;
     bool blocking; /* somebody waits for it now: only such calls count in the wait-for graph */
 
-    uint32_t group; /* of PC_CALL_COLLECTIVE and PC_CALL_END_STEP: 0 for the peer group, or a group made of some of it */
+    uint32_t group; /* of PC_CALL_COLLECTIVE and PC_CALL_END_STEP: 0 for the peer group, or a subset of it */
 
     /* PC_CALL_COLLECTIVE */
     const void *send;

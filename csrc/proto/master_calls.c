@@ -373,8 +373,7 @@ static void fail_stuck(struct pc_master *master, const struct pc_group *group) {
 }
 
 /* Leaves marked those that cannot go on unless another of them does. */
-static void mark_stuck(struct pc_master *master) {
-    PC_EACH_PEER(master, peer) peer->stuck = pc_master_votes(peer) && blocked(peer);
+static void clear_hopeful(struct pc_master *master) {
     for (bool changed = true; changed;) {
         changed = false;
         PC_EACH_PEER(master, peer) {
@@ -396,17 +395,24 @@ static bool all_stuck(struct pc_master *master, const struct pc_group *group) {
     return count > 1;
 }
 
-static void find_deadlock(struct pc_master *master) {
-    bool any = false;
-    PC_EACH_PEER(master, peer) any |= pc_master_votes(peer) && blocked(peer);
-    if (!any) return;
-    mark_stuck(master);
+static const struct pc_group *find_stuck_group(struct pc_master *master) {
     for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next) {
         const struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
-        if (!all_stuck(master, group)) continue;
-        fail_stuck(master, group);
-        return; /* of others, the next event decides */
+        if (all_stuck(master, group)) return group;
     }
+    return NULL;
+}
+
+static void find_deadlock(struct pc_master *master) {
+    bool any = false;
+    PC_EACH_PEER(master, peer) {
+        peer->stuck = pc_master_votes(peer) && blocked(peer);
+        any |= peer->stuck;
+    }
+    if (!any || find_stuck_group(master) == NULL) return;
+    clear_hopeful(master);
+    const struct pc_group *group = find_stuck_group(master);
+    if (group != NULL) fail_stuck(master, group); /* of other peer groups, the next event decides */
 }
 
 void pc_master_stalled(struct pc_peer *peer, const struct pc_msg_stalled *stalled) {

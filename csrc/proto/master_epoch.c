@@ -47,7 +47,8 @@ static void freeze_group(struct pc_master *master, struct pc_group *group) {
     }
 }
 
-void pc_master_freeze(struct pc_master *master, const struct pc_peer *a, const struct pc_peer *b, uint64_t now_ns) {
+void pc_master_freeze(struct pc_master *master, const struct pc_peer *a, const struct pc_peer *b, const pc_error *cause,
+                      uint64_t now_ns) {
     if (!master->flushing) {
         master->flushing = true;
         master->flush_ns = now_ns;
@@ -57,7 +58,9 @@ void pc_master_freeze(struct pc_master *master, const struct pc_peer *a, const s
         struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
         const bool both = group->number == a->group && group->number == b->group &&
                           (group->subset == 0 || (pc_master_listed(group, a->id) && pc_master_listed(group, b->id)));
-        if (both && !group->flushing) freeze_group(master, group);
+        if (!both) continue;
+        if (group->cause.code == pcclSuccess) group->cause = *cause;
+        if (!group->flushing) freeze_group(master, group);
     }
 }
 
@@ -86,10 +89,9 @@ void pc_master_remove(struct pc_master *master, struct pc_peer *peer, const pc_e
     pc_error cause = *why;
     cause.code = pcclRankConnectionLost;
     peer->why = cause;
-    if (master->cause.code == pcclSuccess) master->cause = cause;
     pc_master_sync_lose(master, peer, &cause);
     master->flip_wanted = true;
-    if (!peer->observer) pc_master_freeze(master, peer, peer, now_ns);
+    if (!peer->observer) pc_master_freeze(master, peer, peer, &cause, now_ns);
     if (PC_MUTANT(PC_MUTANT_DEAD_DONE)) peer->freeze_waited = 1;
 }
 
@@ -336,15 +338,15 @@ struct group_part {
 static void describe_group(struct pc_master *master, const struct pc_group *group, struct group_part *part) {
     struct pc_id_item *ids = pc_arena_alloc(&master->arena, group->n, sizeof *ids);
     struct pc_index_item *ring = pc_arena_alloc(&master->arena, group->n, sizeof *ring);
-    pc_error *broken = pc_arena_alloc(&master->arena, 1, sizeof *broken);
+    pc_error *cause = pc_arena_alloc(&master->arena, 1, sizeof *cause);
     *part = (struct group_part){.group = group};
     if (group->flushing) part->fates = fates_of(master, group);
-    if (ids == NULL || ring == NULL || broken == NULL) return;
+    if (ids == NULL || ring == NULL || cause == NULL) return;
     for (size_t i = 0; i < group->n; i++) {
         ids[i].id = group->ids[i];
         ring[i].index = group->ring[i];
     }
-    pc_master_why_broken(master, group, broken);
+    pc_master_cause(master, group, cause);
     part->record = (struct pc_group_record){
         .group = group->number,
         .subset = group->subset,
@@ -354,7 +356,8 @@ static void describe_group(struct pc_master *master, const struct pc_group *grou
         .rtt_us = group->rtt_us,
         .ring_only = group->ring_only,
         .step_poisoned = group->step_poisoned,
-        .broken = pc_error_to_wire(broken),
+        .cause = pc_error_to_wire(cause),
+        .broken = group->broken,
     };
 }
 
@@ -376,14 +379,15 @@ static void gather(const struct pc_peer *peer, const struct group_part *parts, u
 
 static void send_epoch(struct pc_master *master, bool topology) {
     struct pc_msg_epoch message = {.incarnation = master->config.incarnation, .number = master->epoch};
-    message.cause = pc_error_to_wire(&master->cause);
     fill_members(master, &message);
     uint32_t total = 0, count = 0;
     size_t fate_count = 0;
     for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next) total++;
     struct group_part *parts = pc_arena_alloc(&master->arena, total, sizeof *parts);
     for (struct pc_list *node = master->groups.next; node != &master->groups && parts != NULL; node = node->next) {
-        describe_group(master, PC_LIST_ENTRY(node, struct pc_group, node), &parts[count]);
+        const struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
+        if (group->subset != 0 && group->epoch != master->epoch) continue; /* its members know it as it is */
+        describe_group(master, group, &parts[count]);
         fate_count += parts[count++].fates.count;
     }
     message.groups.items = pc_arena_alloc(&master->arena, count, sizeof(struct pc_group_record));
@@ -413,6 +417,7 @@ static void drop_empty_groups(struct pc_master *master) {
         next = node->next;
         struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
         group->flushing = group->step_poisoned = group->replan = false;
+        group->cause = (pc_error){0};
         bool used = false;
         PC_EACH_PEER(master, peer) {
             used |= group->subset == 0 ? peer->state >= PC_PEER_DIAL_BACK && peer->group == group->number
@@ -440,7 +445,6 @@ void pc_master_flip(struct pc_master *master, bool topology) {
         pc_master_introduce(master, &master->pairs[i]);
     }
     master->flushing = master->flip_wanted = false;
-    master->cause = (pc_error){0};
     PC_LOG(pcclLogInfo, "%s: epoch %llu committed", master->machine.name, (unsigned long long)master->epoch);
 }
 

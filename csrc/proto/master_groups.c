@@ -163,7 +163,11 @@ bool pc_master_plan_subset(struct pc_master *master, struct pc_group *subset) {
         subset->broken = true;
         subset->lost = subset->ids[i];
     }
-    if (PC_MUTANT(PC_MUTANT_FOREIGN_DEATH) && master->cause.code != pcclSuccess) subset->broken = true;
+    PC_EACH_PEER(master, peer) {
+        if (!PC_MUTANT(PC_MUTANT_FOREIGN_DEATH) || peer->state != PC_PEER_GONE || subset->broken) continue;
+        subset->broken = true;
+        subset->lost = peer->id;
+    }
     if (subset->broken) return true;
     if (subset->epoch != 0 && !subset->flushing && !subset->replan) return false;
     const uint32_t n = (uint32_t)subset->n;
@@ -172,16 +176,16 @@ bool pc_master_plan_subset(struct pc_master *master, struct pc_group *subset) {
     return true;
 }
 
-void pc_master_why_broken(struct pc_master *master, const struct pc_group *subset, pc_error *error) {
-    *error = (pc_error){0};
-    if (!subset->broken) return;
-    const struct pc_peer *lost = subset->lost == 0 ? NULL : pc_master_find(master, subset->lost);
-    const pc_error *cause = lost != NULL ? &lost->why : &master->cause;
+void pc_master_cause(struct pc_master *master, const struct pc_group *group, pc_error *cause) {
+    *cause = group->cause;
+    if (!group->broken) return;
+    const struct pc_peer *lost = group->lost == 0 ? NULL : pc_master_find(master, group->lost);
+    const pc_error *why = lost != NULL ? &lost->why : &group->cause;
     char list[200];
-    list_ids(subset->ids, subset->n, list, sizeof list);
-    *error = *cause;
-    error->code = pcclSuccess; /* set anew, with another text */
-    error->hint[0] = '\0';
-    pc_error_set(error, pcclRankConnectionLost, "the group of the peers %s is broken: %s", list, cause->message);
-    pc_error_hint(error, "make a new group of those that are left (new_group, pcclCreateGroup)");
+    list_ids(group->ids, group->n, list, sizeof list);
+    *cause = *why;
+    cause->code = pcclSuccess; /* set anew, with another text */
+    cause->hint[0] = '\0';
+    pc_error_set(cause, pcclRankConnectionLost, "the group of the peers %s is broken: %s", list, why->message);
+    pc_error_hint(cause, "make a new group of those that are left (new_group, pcclCreateGroup)");
 }

@@ -241,9 +241,8 @@ void pc_master_pair_failed(struct pc_master *master, struct pc_pair *pair, uint6
     pair->bad = pair->failures > 1;
     pair->renew = !pair->bad;
     if (low->group == high->group && group != NULL) {
-        if (master->cause.code == pcclSuccess) master->cause = cause;
         if (group->sync_id != 0) pc_master_sync_fail(master, group, &cause);
-        pc_master_freeze(master, low, high, now_ns);
+        pc_master_freeze(master, low, high, &cause, now_ns);
     } else if (pair->renew) {
         pair->renew = false;
         pc_master_introduce(master, pair);

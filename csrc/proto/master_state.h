@@ -110,6 +110,7 @@ struct pc_group {
     bool ring_only; /* some pair has no link: nothing but the ring is sure to have all of its links */
     bool step_poisoned; /* a step is open somewhere, and the epoch to come has lost a member */
     bool flushing; /* its members are frozen; a new epoch of the group follows */
+    pc_error cause; /* of that; code 0: nothing was lost */
     uint64_t revision; /* expected next by a synchronisation; 0: none yet */
     uint64_t sync_id; /* transfer in progress; 0: none */
     uint64_t sync_revision;
@@ -148,7 +149,6 @@ struct pc_master {
     bool flushing;
     uint64_t flush_ns;
     bool flip_wanted; /* the next epoch is due as soon as nothing is awaited */
-    pc_error cause; /* of it */
 
     struct pc_list ops[PC_OP_BUCKETS], spare_ops;
     uint64_t op_count;
@@ -203,7 +203,8 @@ bool pc_master_in_group(const struct pc_peer *peer, const struct pc_group *group
 void pc_master_remove(struct pc_master *master, struct pc_peer *peer, const pc_error *why, bool evict,
                       uint64_t now_ns);
 /* Freezes the groups that both belong to; the epoch follows when all of these have answered. */
-void pc_master_freeze(struct pc_master *master, const struct pc_peer *a, const struct pc_peer *b, uint64_t now_ns);
+void pc_master_freeze(struct pc_master *master, const struct pc_peer *a, const struct pc_peer *b, const pc_error *cause,
+                      uint64_t now_ns);
 void pc_master_state(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_state *state);
 /* Commits the epoch that is wanted, if nothing is awaited. topology: it answers update_topology. */
 void pc_master_try_flip(struct pc_master *master);
@@ -224,8 +225,8 @@ bool pc_master_listed(const struct pc_group *subset, uint64_t id);
 uint64_t pc_master_who_left(const struct pc_group *group, const struct pc_op_key *key);
 /* For an epoch: whether it is broken, or has a new ring. True if its operations end here. */
 bool pc_master_plan_subset(struct pc_master *master, struct pc_group *subset);
-/* Why it is broken; code 0: it is not. */
-void pc_master_why_broken(struct pc_master *master, const struct pc_group *subset, pc_error *error);
+/* Why operations of group end with the epoch, or why it is broken; code 0: nothing was lost. */
+void pc_master_cause(struct pc_master *master, const struct pc_group *group, pc_error *cause);
 void pc_master_free_group(struct pc_master *master, struct pc_group *group);
 
 /* master_ops.c -------------------------------------------------------------------------------------------------- */

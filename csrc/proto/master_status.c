@@ -67,6 +67,18 @@ static void put_op(struct pc_writer *out, struct pc_master *master, const struct
     put(out, "]}");
 }
 
+static void put_subsets(struct pc_writer *out, const struct pc_master *master) {
+    bool first = true;
+    for (const struct pc_list *node = master->groups.next; node != &master->groups; node = node->next) {
+        const struct pc_group *group = PC_LIST_ENTRY(node, const struct pc_group, node);
+        if (group->subset == 0) continue;
+        put(out, "%s{\"group\":%u,\"subset\":%u,\"members\":[", first ? "" : ",", group->number, group->subset);
+        for (size_t i = 0; i < group->n; i++) put(out, "%s%llu", i > 0 ? "," : "", (unsigned long long)group->ids[i]);
+        put(out, "]}");
+        first = false;
+    }
+}
+
 static bool missing(const struct pc_master *master, const struct pc_peer *other, const struct pc_peer *peer, const struct pc_stall *stall) {
     if (other == peer || !pc_master_votes(other)) return false;
     if (stall->kind != PC_CALL_COLLECTIVE) {
@@ -115,6 +127,8 @@ void pc_master_status(struct pc_master *master, struct pc_peer *peer, uint64_t n
     put_peers(&out, master, true, now_ns);
     put(&out, "],\"pending\":[");
     put_peers(&out, master, false, now_ns);
+    put(&out, "],\"subsets\":[");
+    put_subsets(&out, master);
     put(&out, "],\"ops\":[");
     bool first = true;
     for (int i = 0; i < PC_OP_BUCKETS; i++) {

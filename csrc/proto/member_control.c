@@ -129,22 +129,31 @@ static void finish_admission(struct pc_member *member, const struct pc_msg_epoch
     }
 }
 
+static void cause_of(const struct pc_msg_epoch *message, uint32_t subset, pc_error *cause) {
+    const struct pc_group_record *records = message->groups.items;
+    *cause = (pc_error){0};
+    for (uint32_t i = 0; i < message->groups.count; i++) {
+        if (records[i].subset == subset) pc_error_from_wire(&records[i].cause, cause);
+    }
+}
+
 static pc_status on_epoch(struct pc_member *member, const struct pc_msg_epoch *message, uint64_t now_ns) {
     if (message->incarnation != member->epoch.incarnation || message->number <= member->epoch.number ||
         !is_member_id(message, member->id)) {
         return pcclProtocolError;
     }
-    pc_error cause;
-    pc_error_from_wire(&message->cause, &cause);
-    pc_member_break_groups(member, message);
     const struct pc_verdict *fates = message->fates.items;
-    for (uint32_t i = 0; i < message->fates.count; i++) pc_member_verdict(member, &fates[i], &cause, false, now_ns);
+    for (uint32_t i = 0; i < message->fates.count; i++) {
+        pc_error cause;
+        cause_of(message, fates[i].key.subset, &cause);
+        pc_member_verdict(member, &fates[i], &cause, false, now_ns);
+    }
     drop_removed_links(member, message);
     PC_TRY(copy_members(member, message));
     member->epoch.number = message->number;
     PC_LOG(pcclLogInfo, "%s: epoch %llu, %u members", member->machine.name, (unsigned long long)message->number,
            message->members.count);
-    PC_TRY(pc_member_update_groups(member, message, &cause));
+    PC_TRY(pc_member_update_groups(member, message));
     finish_admission(member, message);
     pc_member_start_queued(member, now_ns);
     return pcclSuccess;

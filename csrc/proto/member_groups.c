@@ -94,27 +94,24 @@ static pc_status copy_order(struct pc_member *member, struct pc_member_group *gr
     return pcclSuccess;
 }
 
-void pc_member_break_groups(struct pc_member *member, const struct pc_msg_epoch *message) {
-    const struct pc_group_record *records = message->groups.items;
-    for (uint32_t i = 0; i < message->groups.count; i++) {
-        struct pc_member_group *group = pc_member_group(member, records[i].subset);
-        if (group != NULL && records[i].subset != 0) pc_error_from_wire(&records[i].broken, &group->broken);
-    }
-}
-
-static pc_status update(struct pc_member *member, struct pc_member_group *group, const struct pc_group_record *record,
-                        const pc_error *cause) {
-    const bool whole = group->broken.code == pcclSuccess, changed = record->epoch != group->epoch;
-    if (record->step_poisoned) pc_member_poison_step(member, group, whole ? cause : &group->broken);
+static pc_status update(struct pc_member *member, struct pc_member_group *group, const struct pc_group_record *record) {
+    pc_error cause;
+    pc_error_from_wire(&record->cause, &cause);
+    const bool changed = record->epoch != group->epoch;
+    if (record->step_poisoned) pc_member_poison_step(member, group, &cause);
     group->epoch = record->epoch;
     group->ring_only = record->ring_only != 0;
     group->rtt_us = record->rtt_us;
-    if (whole) PC_TRY(copy_order(member, group, record));
+    if (record->broken && group->subset != 0) {
+        group->broken = cause;
+    } else {
+        PC_TRY(copy_order(member, group, record));
+    }
     if (changed) pc_member_ops_flip(member, group);
     return pcclSuccess;
 }
 
-static pc_status update_subset(struct pc_member *member, const struct pc_group_record *record, const pc_error *cause) {
+static pc_status update_subset(struct pc_member *member, const struct pc_group_record *record) {
     struct pc_member_group *group = pc_member_group(member, record->subset);
     if (group == NULL) {
         if (record->subset <= member->newest_subset) return pcclSuccess; /* destroyed here, which is not known there yet */
@@ -125,18 +122,18 @@ static pc_status update_subset(struct pc_member *member, const struct pc_group_r
         pc_list_append(&member->groups, &group->node);
         member->newest_subset = record->subset;
     }
-    PC_TRY(update(member, group, record, cause));
+    PC_TRY(update(member, group, record));
     return group->rank != PC_RANK_NONE ? pcclSuccess : pcclProtocolError;
 }
 
-pc_status pc_member_update_groups(struct pc_member *member, const struct pc_msg_epoch *message, const pc_error *cause) {
+pc_status pc_member_update_groups(struct pc_member *member, const struct pc_msg_epoch *message) {
     const struct pc_group_record *records = message->groups.items;
     bool own = member->config.observer;
     for (uint32_t i = 0; i < message->groups.count; i++) {
         if (records[i].group != member->group.number) return pcclProtocolError;
         own |= records[i].subset == 0;
-        PC_TRY(records[i].subset == 0 ? update(member, &member->group, &records[i], cause)
-                                      : update_subset(member, &records[i], cause));
+        PC_TRY(records[i].subset == 0 ? update(member, &member->group, &records[i])
+                                      : update_subset(member, &records[i]));
     }
     for (struct pc_list *node = member->groups.next; node != &member->groups; node = node->next) {
         PC_LIST_ENTRY(node, struct pc_member_group, node)->frozen = false;

@@ -438,7 +438,7 @@ void pc_member_verdict(struct pc_member *member, const struct pc_verdict *verdic
     const struct pc_op_key *key = &verdict->key;
     struct pc_member_group *group = pc_member_group(member, key->subset);
     if (group == NULL || key->group != group->number || key->epoch != group->epoch) return;
-    pc_error cause = group->broken.code != pcclSuccess ? group->broken : *error;
+    pc_error cause = *error;
     if (cause.code == pcclSuccess) pc_error_set(&cause, pcclInternalError, "aborted by the master without a reason");
     if (in_step && !verdict->commit) {
         pc_member_poison_step(member, group, &cause); /* the epoch flips with the vote, and seqs start again */

@@ -163,9 +163,8 @@ void pc_member_group_init(struct pc_member_group *group, uint32_t number, uint32
 struct pc_member_group *pc_member_group(struct pc_member *member, uint32_t subset);
 /* Where frames of an operation belong; *group NULL: nowhere any more. */
 pc_status pc_member_group_of(struct pc_member *member, const struct pc_op_key *key, struct pc_member_group **group);
-/* What an epoch says of the groups. First which are broken, so that the fates of their operations can say why. */
-void pc_member_break_groups(struct pc_member *member, const struct pc_msg_epoch *message);
-pc_status pc_member_update_groups(struct pc_member *member, const struct pc_msg_epoch *message, const pc_error *cause);
+/* What an epoch says of the groups. */
+pc_status pc_member_update_groups(struct pc_member *member, const struct pc_msg_epoch *message);
 /* The call that would have made it has ended. */
 void pc_member_drop_forming(struct pc_member *member);
 /* All but the peer group. */

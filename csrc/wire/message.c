@@ -290,7 +290,8 @@ static const struct pc_field group_record_fields[] = {
     FIELD(pc_group_record, rtt_us, PC_FIELD_U32),
     FIELD(pc_group_record, ring_only, PC_FIELD_U8),
     FIELD(pc_group_record, step_poisoned, PC_FIELD_U8),
-    PART(pc_group_record, broken, PC_FIELD_STRUCT, wire_error_schema),
+    PART(pc_group_record, cause, PC_FIELD_STRUCT, wire_error_schema),
+    FIELD(pc_group_record, broken, PC_FIELD_U8),
 };
 SCHEMA(group_record)
 
@@ -301,7 +302,6 @@ static const struct pc_field msg_epoch_fields[] = {
     PART(pc_msg_epoch, members, PC_FIELD_LIST, member_record_schema),
     PART(pc_msg_epoch, groups, PC_FIELD_LIST, group_record_schema),
     PART(pc_msg_epoch, fates, PC_FIELD_LIST, verdict_schema),
-    PART(pc_msg_epoch, cause, PC_FIELD_STRUCT, wire_error_schema),
 };
 SCHEMA(msg_epoch)
 

@@ -267,15 +267,15 @@ struct pc_group_record {
     uint32_t rtt_us; /* longest of its links; 0: unknown */
     uint8_t ring_only; /* some pair has no link: only the ring is sure to have all that it needs */
     uint8_t step_poisoned; /* a step was open somewhere when a member was removed */
-    struct pc_wire_error broken; /* code not 0: why the subset is no more */
+    struct pc_wire_error cause; /* of the end of its operations; code 0: none was lost */
+    uint8_t broken; /* the subset is no more, for that reason */
 };
 struct pc_msg_epoch {
     uint64_t incarnation, number;
     uint64_t topology_serial; /* not 0: the receiver's joint call that this epoch answers */
     struct pc_array members; /* struct pc_member_record, by id */
-    struct pc_array groups; /* struct pc_group_record: the receiver's */
+    struct pc_array groups; /* struct pc_group_record: the receiver's peer group, and subsets that have changed */
     struct pc_array fates; /* struct pc_verdict: of these */
-    struct pc_wire_error cause; /* code 0 when nobody was removed and no link lost */
 };
 /* The sender has destroyed its end of the group: it takes no part in anything of it any more. */
 struct pc_msg_leave_group {
