@@ -75,7 +75,7 @@ static void choose(const struct pc_workload *workload, struct program *program) 
 bool pc_subset_make(struct pc_workload *workload, struct program *program) {
     /* In one schedule of three: the others are quicker without. */
     if (pc_workload_mix(workload->config.seed, 0, 1599) % 3 != 0) return false;
-    if (program->grouped_step == program->step + 1 || draw(workload, program, 1600) % 3 != 0) return false;
+    if (program->grouped_step == program->step + 1 || draw(workload, program, 1600) % 2 != 0) return false;
     drop(workload, program, made_now(workload, program));
     choose(workload, program);
     spoil(workload, program);
@@ -157,8 +157,8 @@ void pc_subset_start(struct pc_workload *workload, struct program *program) {
         memset(&subset->work, 0, sizeof subset->work);
         subset->work.send = malloc(count_of(workload, program, subset) * sizeof(int64_t) + 8);
         if (subset->work.send == NULL) abort();
-        subset->in_step = draw(workload, program, 1640 + i) % 3 == 0;
-        subset->voted = subset->failed = false;
+        subset->in_step = draw(workload, program, 1640 + i) % 2 == 0;
+        subset->rested = subset->voted = subset->failed = false;
         fill(workload, program, subset);
     }
     for (uint32_t i = 0; i < SUBSETS_MAX && program->state == WAIT_REDUCE; i++) {
@@ -262,6 +262,12 @@ bool pc_subset_vote(struct pc_workload *workload, struct program *program) {
     for (uint32_t i = 0; i < SUBSETS_MAX; i++) {
         struct subset *subset = &program->subsets[i];
         if (subset->work.send == NULL || !subset->in_step || subset->voted) continue;
+        const bool rests = !subset->rested && pc_world_below(workload->world, 3) == 0;
+        subset->rested = true;
+        if (rests) { /* others vote meanwhile, or die */
+            pc_workload_rest(workload, program);
+            return true;
+        }
         memset(&program->call, 0, sizeof program->call);
         program->call.kind = PC_CALL_END_STEP;
         program->call.group = subset->number;
@@ -297,7 +303,7 @@ void pc_subset_voted(struct pc_workload *workload, struct program *program) {
         pc_workload_violate(workload, "L7: unexpected %s of a vote of a group at peer %u: %s", pc_status_name(error->code),
                             program->slot, error->message);
     } else if (try_again(workload, program, subset, error)) {
-        subset->voted = subset->failed = false;
+        subset->rested = subset->voted = subset->failed = false;
         fill(workload, program, subset);
         post_work(workload, program, subset);
         return;

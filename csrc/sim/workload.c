@@ -22,7 +22,7 @@
 #include <string.h>
 
 enum alarm { ALARM_START, ALARM_NEXT, ALARM_CRASH, ALARM_VANISH, ALARM_PAUSE, ALARM_CUT, ALARM_DEAFEN, ALARM_LATE,
-             ALARM_CHECK };
+             ALARM_CHECK, ALARM_RESTED };
 
 void pc_workload_violate(struct pc_workload *workload, const char *format, ...) {
     if (workload->broken) return;
@@ -116,6 +116,11 @@ static int64_t number_at(const struct reduction *reduction, const int64_t *data,
     double number;
     memcpy(&number, &data[i], sizeof number);
     return llround(number);
+}
+
+void pc_workload_rest(struct pc_workload *workload, const struct program *program) {
+    const uint64_t rest_ns = pc_world_below(workload->world, 20 * PC_NS_PER_MS);
+    pc_world_alarm(workload->world, pc_world_now(workload->world) + rest_ns, ALARM_RESTED, program->slot);
 }
 
 static void fill(const struct pc_workload *workload, struct program *program, struct reduction *reduction, uint32_t tag) {
@@ -643,6 +648,11 @@ static void alarm(void *context, uint32_t what, uint32_t which) {
     case ALARM_NEXT:
         if (program->state != WAIT_DELAY || !program->process->alive) return;
         begin_step(workload, program);
+        pc_world_settle(program->process);
+        break;
+    case ALARM_RESTED:
+        if (program->state != WAIT_REDUCE || !program->process->alive) return;
+        pc_workload_go_on(workload, program);
         pc_world_settle(program->process);
         break;
     case ALARM_CRASH: kill_program(program, false); break;

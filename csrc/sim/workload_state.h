@@ -35,7 +35,7 @@ struct subset {
     uint64_t ids[PC_WORLD_PROCESSES_MAX];
     uint32_t n;
     struct reduction work; /* send NULL: none */
-    bool in_step, voted, failed;
+    bool in_step, rested, voted, failed;
 };
 
 struct program {
@@ -95,6 +95,8 @@ void pc_workload_post(struct pc_workload *workload, struct program *program, str
 /* The program is out of the run, by its own error: it ends. */
 bool pc_workload_expelled(pc_status code);
 void pc_workload_give_up(struct program *program);
+/* Does nothing for a while, as user code would, then goes on. */
+void pc_workload_rest(struct pc_workload *workload, const struct program *program);
 /* Goes on with what the program's step still lacks. */
 void pc_workload_go_on(struct pc_workload *workload, struct program *program);
 /* All that succeed hold the same bytes: the sum over those that took part. Returns their slots; 0: nothing is known. */
