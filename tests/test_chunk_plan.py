@@ -31,13 +31,14 @@ lib = load(
     struct pc_plan_request {
         const struct pc_op_shape *shape; uint32_t n, rank; const uint32_t *ring; uint64_t count;
         const uint64_t *counts, *recv_counts; uint32_t source, target, rtt_us;
+        const uint32_t *shares;
     };
     struct pc_range { uint64_t first_elem; uint32_t elems; };
     size_t pc_chunk_plan_bytes(uint32_t n);
     int pc_chunk_plan_init(struct pc_chunk_plan *plan, const struct pc_plan_request *request, void *memory);
     struct pc_range pc_chunk_segment(const struct pc_chunk *chunk, uint32_t segment);
     bool pc_algorithm_fits(const struct pc_op_shape *shape, uint8_t algorithm);
-    uint8_t pc_algorithm_choose(const struct pc_op_shape *shape, uint32_t n, uint32_t rtt_us);
+    uint8_t pc_algorithm_choose(const struct pc_op_shape *shape, uint32_t n, uint32_t rtt_us, const void *cost);
     """,
     only=("base", "bytes", "wire", "math", "plan"),
 )
@@ -306,7 +307,7 @@ def test_ring_adds_in_order_and_loads_links_evenly(n: int) -> None:
 )  # fmt: skip
 def test_choice(count: int, n: int, rtt_us: int, expected: str) -> None:
     shape = ffi.new("struct pc_op_shape *", {"count": count, "dtype": FLOAT})
-    assert ALGORITHMS[lib.pc_algorithm_choose(shape, n, rtt_us)] == expected
+    assert ALGORITHMS[lib.pc_algorithm_choose(shape, n, rtt_us, ffi.NULL)] == expected
 
 
 @pytest.mark.parametrize("collective", range(9), ids=NAMES)
@@ -315,7 +316,7 @@ def test_what_is_chosen_fits(collective: int) -> None:
         for n in (2, 3, 8, 64):
             for rtt_us in (0, 100, 100_000):
                 shape = ffi.new("struct pc_op_shape *", {"count": count, "dtype": FLOAT, "collective": collective})
-                assert lib.pc_algorithm_fits(shape, lib.pc_algorithm_choose(shape, n, rtt_us))
+                assert lib.pc_algorithm_fits(shape, lib.pc_algorithm_choose(shape, n, rtt_us, ffi.NULL))
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=ALGORITHMS.get)

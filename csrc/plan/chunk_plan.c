@@ -65,6 +65,13 @@ static uint64_t part_first(const struct builder *b, uint32_t parts, uint32_t ind
     return pc_min_u64((grains / parts * index + grains % parts * index / parts) * grain(b), count);
 }
 
+/* Likewise of the shares of a direct exchange, whose borders are whole cache lines too. */
+static uint64_t share_first(const struct builder *b, uint32_t index) {
+    const uint64_t count = b->request->shape->count, step = pc_max_u64(grain(b), 64); /* grains are powers of two */
+    if (b->request->shares == NULL) return part_first(b, b->plan->n, index);
+    return index == b->plan->n ? count : part_first(b, PC_SHARE_UNITS, b->request->shares[index]) / step * step;
+}
+
 /*
  * Segments: some pieces keep all members of a pipeline busy; longer ones only cost cache, shorter ones system calls. A
  * function of the chunk alone, for sender and receiver must agree.
@@ -185,11 +192,12 @@ static void all_reduce(struct builder *b) {
         all_reduce_exchange(b);
         return;
     }
-    const bool tree = shape->algorithm == PC_ALGORITHM_TREE;
+    const bool tree = shape->algorithm == PC_ALGORITHM_TREE, direct = shape->algorithm == PC_ALGORITHM_DIRECT;
     const uint32_t parts = tree ? 2 : n;
     for (uint32_t part = 0; part < parts; part++) {
-        const uint64_t first = part_first(b, parts, part);
-        struct pc_chunk *chunk = add_chunk(b, part, part_first(b, parts, part + 1) - first, PIECES_RING);
+        const uint64_t first = direct ? share_first(b, part) : part_first(b, parts, part);
+        const uint64_t end = direct ? share_first(b, part + 1) : part_first(b, parts, part + 1);
+        struct pc_chunk *chunk = add_chunk(b, part, end - first, PIECES_RING);
         chunk->own_elem = chunk->out_elem = first;
         chunk->kept = true;
         if (tree) {
@@ -197,7 +205,7 @@ static void all_reduce(struct builder *b) {
             pc_double_tree_node(n, part, b->plan->rank, &node);
             tree_up(b, chunk, &node);
             tree_down(b, chunk, &node);
-        } else if (shape->algorithm == PC_ALGORITHM_DIRECT) {
+        } else if (direct) {
             star_up(b, chunk, part);
             star_down(b, chunk, part);
         } else {
@@ -448,10 +456,19 @@ static uint8_t choose_far(const struct pc_op_shape *shape, uint32_t n, uint64_t 
     }
 }
 
-uint8_t pc_algorithm_choose(const struct pc_op_shape *shape, uint32_t n, uint32_t rtt_us) {
+static uint8_t cheapest(const struct pc_op_shape *shape, const struct pc_cost *cost) {
+    uint8_t best = PC_ALGORITHM_DIRECT;
+    for (uint8_t algorithm = PC_ALGORITHM_RING; algorithm < PC_ALGORITHM_COUNT; algorithm++) {
+        if (pc_cost_ns(cost, shape, algorithm) < pc_cost_ns(cost, shape, best)) best = algorithm;
+    }
+    return best;
+}
+
+uint8_t pc_algorithm_choose(const struct pc_op_shape *shape, uint32_t n, uint32_t rtt_us, const struct pc_cost *cost) {
     const uint64_t bytes = shape->count * pc_dtype_bytes((pcclDataType_t)shape->dtype);
     if (shape->codec == pcclQuantTopK) return PC_ALGORITHM_EXCHANGE;
     /* Each hop of a ring or tree would encode anew, and add to the error. */
     if (shape->codec != pcclQuantNone) return PC_ALGORITHM_DIRECT;
+    if (cost != NULL) return cheapest(shape, cost);
     return rtt_us < PC_FAR_US ? choose_near(shape, n, bytes) : choose_far(shape, n, bytes);
 }

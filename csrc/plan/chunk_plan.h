@@ -12,6 +12,7 @@
 #define PC_CHUNK_PLAN_H
 
 #include "math/codec.h"
+#include "plan/cost.h"
 #include "wire/message.h"
 
 enum {
@@ -59,6 +60,7 @@ struct pc_plan_request {
     const uint64_t *counts, *recv_counts;
     uint32_t source, target; /* of PC_SEND_RECV */
     uint32_t rtt_us; /* longest of the links; 0: unknown */
+    const uint32_t *shares; /* of a direct all-reduce, see pc_cost_shares; NULL: all alike */
 };
 
 struct pc_range {
@@ -83,7 +85,10 @@ const struct pc_chunk *pc_chunk_find(const struct pc_chunk_plan *plan, uint32_t 
 
 /* Whether there is such an algorithm for the collective, and it makes sense for so much payload. */
 bool pc_algorithm_fits(const struct pc_op_shape *shape, uint8_t algorithm);
-/* What PC_ALGORITHM_AUTO stands for among n members whose links' longest round trip is rtt_us. */
-uint8_t pc_algorithm_choose(const struct pc_op_shape *shape, uint32_t n, uint32_t rtt_us);
+/*
+ * What PC_ALGORITHM_AUTO stands for among n members whose links' longest round trip is rtt_us: what costs least, or, if
+ * cost is NULL, what usually does.
+ */
+uint8_t pc_algorithm_choose(const struct pc_op_shape *shape, uint32_t n, uint32_t rtt_us, const struct pc_cost *cost);
 
 #endif
