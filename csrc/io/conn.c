@@ -14,11 +14,12 @@
 #include "base/checked.h"
 #include "base/log.h"
 #include "io/shm.h"
+#include "io/tcp_info.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
-enum { BUDGET_BYTES = 1 << 20, LINGER_BYTES = 256 << 10, SCRAP_BYTES = 16 << 10 };
+enum { BUDGET_BYTES = 1 << 20, LINGER_BYTES = 256 << 10, SCRAP_BYTES = 16 << 10, MEASURED_BYTES = 1 << 20 };
 #define LINGER_NS (500 * PC_NS_PER_MS)
 
 static void on_ready(void *owner, int status, int events);
@@ -41,7 +42,7 @@ struct pc_conn *pc_conn_create(struct pc_loop *loop, struct pc_stream *stream, c
     pc_list_append(&loop->conns, &conn->node);
     pc_watch_set(watch, conn->events);
     stream->driver = conn;
-    stream->rtt_us = pc_sock_rtt_us(transport->fd);
+    stream->rtt_us = pc_tcp_info(transport->fd).rtt_us;
     stream->shared_memory = pc_transport_is_shm(transport);
     pc_sock_settle(transport->fd, &loop->config.sock, stream->rtt_us);
     return conn;
@@ -206,12 +207,18 @@ static void read_scrap(struct pc_conn *conn) {
     }
 }
 
-/* The system measures the round trip from real traffic; reading its figure now and then costs nothing. */
+/*
+ * The system measures real traffic; reading its figures now and then costs nothing. What little traffic shows of the
+ * bandwidth is worth nothing either.
+ */
 static void measure(struct pc_conn *conn) {
     const uint64_t now_ns = pc_loop_now();
     if (now_ns - conn->measured_ns < PC_NS_PER_S) return;
     conn->measured_ns = now_ns;
-    conn->stream->rtt_us = pc_sock_rtt_us(conn->transport.fd);
+    const struct pc_tcp_info info = pc_tcp_info(conn->transport.fd);
+    conn->stream->rtt_us = info.rtt_us;
+    if (conn->stream->tx_bytes - conn->measured_bytes >= MEASURED_BYTES) conn->stream->bytes_per_ms = info.bytes_per_ms;
+    conn->measured_bytes = conn->stream->tx_bytes;
 }
 
 static void on_ready(void *owner, int status, int events) {

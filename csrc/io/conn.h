@@ -23,7 +23,7 @@ struct pc_conn {
     int events;
     bool write_blocked;
     bool read_due; /* there is more to read, and the descriptor does not say so */
-    uint64_t measured_ns; /* the round trip, last */
+    uint64_t measured_ns, measured_bytes; /* the last look at what TCP has measured: when, and bytes sent until then */
     size_t drained_bytes; /* while lingering */
 };
 

@@ -126,17 +126,6 @@ static int set_congestion(int fd, const char *name) {
 #endif
 }
 
-uint32_t pc_sock_rtt_us(int fd) {
-#if defined(__linux__)
-    struct tcp_info info = {0};
-    socklen_t len_bytes = sizeof info;
-    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len_bytes) == 0 ? info.tcpi_rtt : 0;
-#else
-    (void)fd;
-    return 0;
-#endif
-}
-
 /*
  * The system's default may be made for wide-area links; its pacing and its model of the path only cost where the round
  * trip is tens of microseconds.

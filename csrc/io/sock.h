@@ -43,8 +43,6 @@ int pc_sock_accept(int listener, const struct pc_sock_options *options, struct p
 
 bool pc_sock_local_address(int fd, struct pc_address *address);
 bool pc_sock_remote_address(int fd, struct pc_address *address);
-/* Shortest round trip that the system has seen on the connection; 0: it doesn't tell. */
-uint32_t pc_sock_rtt_us(int fd);
 /* After connecting: what depends on the way to the other end. */
 void pc_sock_settle(int fd, const struct pc_sock_options *options, uint32_t rtt_us);
 int pc_sock_error(int fd);

@@ -19,7 +19,6 @@ enum {
     HOP_NS = 15000, /* to wake up for what has arrived and pass it on */
     MESSAGE_NS = 3000, /* of the host's time, in or out */
     HOST_NS_PER_MIB = 210000, /* of the host's time, in or out: 5 GB/s */
-    HOST_BYTES_PER_MS = 500000, /* a link as fast as that is not what a near member waits for */
     CROWD = 16, /* the part of a near downlink that several senders at once cost, by their bursts */
     STALL = 16, /* the part that a ring of far links costs, for it waits whenever one of them has lost a packet */
     FLIGHT_BYTES = 14 << 10, /* an idle connection begins with ten packets */
@@ -343,7 +342,7 @@ static bool tells(const struct pc_cost_request *request) {
     for (uint32_t i = 0; i < n * n; i++) {
         if (i % (n + 1) == 0) continue;
         if (request->bytes_per_ms[i] == 0) return false;
-        matters |= request->bytes_per_ms[i] < HOST_BYTES_PER_MS || request->rtt_us[i] >= PC_FAR_US;
+        matters |= request->bytes_per_ms[i] < PC_FAST_BYTES_PER_MS || request->rtt_us[i] >= PC_FAR_US;
     }
     return matters;
 }

@@ -13,7 +13,8 @@
 
 enum {
     PC_COST_MEMBERS_MAX = 128, /* beyond, nothing is measured: there are too many pairs */
-    PC_SHARE_UNITS = 1 << 16 /* of the whole payload */
+    PC_SHARE_UNITS = 1 << 16, /* of the whole payload */
+    PC_FAST_BYTES_PER_MS = 500000 /* a link as fast as that is not what a member waits for, but its host */
 };
 
 /* From member i to member j at [i * n + j], ranks; the diagonal is not read. */

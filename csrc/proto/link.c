@@ -3,6 +3,7 @@
 
 #include "base/checked.h"
 #include "math/digest.h"
+#include "plan/cost.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -143,6 +144,16 @@ uint64_t pc_link_heard_ns(const struct pc_link *link) {
         if (link->streams[i] != NULL) heard = pc_min_u64(heard, link->streams[i]->heard_ns);
     }
     return heard == UINT64_MAX ? 0 : heard;
+}
+
+uint32_t pc_link_rate(const struct pc_link *link) {
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < link->stripes; i++) {
+        const struct pc_stream *stream = link->streams[i];
+        if (stream == NULL || (stream->bytes_per_ms == 0 && !stream->shared_memory)) return 0;
+        sum += stream->shared_memory ? PC_FAST_BYTES_PER_MS : stream->bytes_per_ms;
+    }
+    return (uint32_t)pc_min_u64(sum, UINT32_MAX);
 }
 
 bool pc_link_stuck_since(const struct pc_link *link, uint64_t before_ns) {

@@ -55,6 +55,8 @@ pc_status pc_link_forget(struct pc_link *link, struct pc_tx_pool *pool, const vo
 void pc_link_beat(struct pc_link *link, struct pc_tx_pool *pool, struct pc_actions *actions);
 /* Last sign of life on the stripe that has been silent longest. */
 uint64_t pc_link_heard_ns(const struct pc_link *link);
+/* Bytes per ms over all stripes, which share the work; 0: unknown. */
+uint32_t pc_link_rate(const struct pc_link *link);
 /* Whether some stripe has had bytes to send and got none accepted since before. */
 bool pc_link_stuck_since(const struct pc_link *link, uint64_t before_ns);
 

@@ -242,7 +242,11 @@ static void run_topology(struct pc_master *master, uint8_t kind) {
     }
     if (kind == PC_CALL_OPTIMIZE_TOPOLOGY) {
         /* All are here, so no operation is in flight: plans may follow what was measured since. */
-        for (size_t i = 0; i < master->pair_count; i++) master->pairs[i].rtt_us = master->pairs[i].measured_us;
+        for (size_t i = 0; i < master->pair_count; i++) {
+            struct pc_pair *pair = &master->pairs[i];
+            pair->rtt_us = pair->measured_us;
+            memcpy(pair->rate, pair->measured_rate, sizeof pair->rate);
+        }
         for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next) {
             PC_LIST_ENTRY(node, struct pc_group, node)->replan = true;
         }

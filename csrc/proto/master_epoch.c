@@ -5,7 +5,6 @@
 #include "base/checked.h"
 #include "base/log.h"
 #include "plan/chunk_plan.h"
-#include "plan/ring_order.h"
 #include "proto/master_state.h"
 #include "proto/mutant.h"
 
@@ -127,76 +126,6 @@ void pc_master_flush_tick(struct pc_master *master, uint64_t now_ns) {
 
 /* Epochs -------------------------------------------------------------------------------------------------------- */
 
-static uint32_t rank_in(const uint64_t *ids, uint32_t n, uint64_t id) {
-    uint32_t rank = 0;
-    while (rank < n && ids[rank] != id) rank++;
-    return rank;
-}
-
-/* What the ring of ids is planned from: which links there are, and how long they are. */
-struct measured {
-    uint64_t *usable, *latency_ns; /* n x n */
-    bool missing; /* links */
-    bool far; /* some link is so long that the order matters */
-};
-
-static pc_status measure(struct pc_master *master, const uint64_t *ids, uint32_t n, struct measured *measured) {
-    const size_t cells = (size_t)n * n;
-    *measured = (struct measured){.usable = pc_arena_alloc(&master->arena, cells, sizeof *measured->usable),
-                                  .latency_ns = pc_arena_alloc(&master->arena, cells, sizeof *measured->latency_ns)};
-    if (measured->usable == NULL || measured->latency_ns == NULL) return pcclNoMemory;
-    for (size_t i = 0; i < cells; i++) {
-        measured->usable[i] = 1;
-        measured->latency_ns[i] = 0;
-    }
-    for (size_t i = 0; i < master->pair_count; i++) {
-        const struct pc_pair *pair = &master->pairs[i];
-        const size_t low = rank_in(ids, n, pair->low), high = rank_in(ids, n, pair->high);
-        if (low == n || high == n) continue;
-        measured->latency_ns[low * n + high] = measured->latency_ns[high * n + low] = (uint64_t)pair->rtt_us * 500;
-        measured->far |= pair->rtt_us >= PC_FAR_US;
-        measured->missing |= pair->bad;
-        if (pair->bad) measured->usable[low * n + high] = measured->usable[high * n + low] = 0;
-    }
-    return pcclSuccess;
-}
-
-/*
- * Fills ring with ranks: in their order within a data centre; else, or where links are missing, in the order with the
- * shortest way round. Returns false when there is none.
- */
-bool pc_master_order_ring(struct pc_master *master, const uint64_t *ids, uint32_t n, uint32_t *ring, bool *missing) {
-    struct measured measured;
-    for (uint32_t i = 0; i < n; i++) ring[i] = i;
-    *missing = false;
-    if (n < 3) {
-        /* There is one ring; what remains to be told is whether it has its link. */
-        return measure(master, ids, n, &measured) == pcclSuccess && !(*missing = measured.missing);
-    }
-    if (measure(master, ids, n, &measured) != pcclSuccess) return false;
-    *missing = measured.missing;
-    if (!measured.missing && !measured.far) return true;
-    const struct pc_ring_request request = {
-        .n = n,
-        .bandwidth = measured.usable,
-        .latency_ns = measured.far ? measured.latency_ns : NULL,
-        .budget = PC_RING_BUDGET / 10, /* verdicts wait meanwhile */
-    };
-    struct pc_ring_quality quality;
-    void *memory = pc_arena_alloc(&master->arena, pc_ring_order_bytes(n), 1);
-    return memory != NULL && pc_ring_order(&request, ring, &quality, memory);
-}
-
-uint32_t pc_master_longest_rtt(const struct pc_master *master, const uint64_t *ids, uint32_t n) {
-    uint32_t longest_us = 0;
-    for (size_t i = 0; i < master->pair_count; i++) {
-        const struct pc_pair *pair = &master->pairs[i];
-        if (pair->rtt_us <= longest_us || rank_in(ids, n, pair->low) == n || rank_in(ids, n, pair->high) == n) continue;
-        longest_us = pair->rtt_us;
-    }
-    return longest_us;
-}
-
 /* The member list of group, and its ring. Returns false when no ring avoids the bad pairs. */
 static bool plan_ring(struct pc_master *master, struct pc_group *group, bool *changed) {
     uint32_t n = 0;
@@ -209,9 +138,8 @@ static bool plan_ring(struct pc_master *master, struct pc_group *group, bool *ch
     PC_EACH_PEER(master, peer) {
         if (pc_master_in_group(peer, group)) ids[n++] = peer->id;
     }
-    bool ring_only = false;
-    const bool possible = pc_master_order_ring(master, ids, n, order, &ring_only);
     *changed = n != group->n;
+    const bool possible = pc_master_order_ring(master, group, ids, n, order, changed);
     if (!pc_grow(&kept, &group->ids_capacity, n, sizeof *group->ids)) return false;
     group->ids = kept;
     if (!pc_grow(&ring, &group->ring_capacity, n, sizeof *group->ring)) return false;
@@ -222,8 +150,6 @@ static bool plan_ring(struct pc_master *master, struct pc_group *group, bool *ch
         group->ring[i] = order[i];
     }
     group->n = n;
-    *changed |= ring_only != group->ring_only;
-    group->ring_only = ring_only;
     const uint32_t rtt_us = pc_master_longest_rtt(master, ids, n);
     *changed |= (rtt_us >= PC_FAR_US) != (group->rtt_us >= PC_FAR_US); /* other algorithms are chosen */
     if (*changed) group->rtt_us = rtt_us;
@@ -353,6 +279,7 @@ static void describe_group(struct pc_master *master, const struct pc_group *grou
         .epoch = group->epoch,
         .members = {ids, (uint32_t)group->n},
         .ring = {ring, (uint32_t)group->n},
+        .links = {group->links, (uint32_t)group->link_count},
         .rtt_us = group->rtt_us,
         .ring_only = group->ring_only,
         .step_poisoned = group->step_poisoned,

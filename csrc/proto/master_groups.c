@@ -137,6 +137,7 @@ void pc_master_free_group(struct pc_master *master, struct pc_group *group) {
     pc_list_remove(&group->node);
     free(group->ids);
     free(group->ring);
+    free(group->links);
     free(group->left);
     free(group);
 }
@@ -171,7 +172,8 @@ bool pc_master_plan_subset(struct pc_master *master, struct pc_group *subset) {
     if (subset->broken) return true;
     if (subset->epoch != 0 && !subset->flushing && !subset->replan) return false;
     const uint32_t n = (uint32_t)subset->n;
-    subset->broken = !pc_master_order_ring(master, subset->ids, n, subset->ring, &subset->ring_only);
+    bool changed = false;
+    subset->broken = !pc_master_order_ring(master, subset, subset->ids, n, subset->ring, &changed);
     subset->rtt_us = pc_master_longest_rtt(master, subset->ids, n);
     return true;
 }

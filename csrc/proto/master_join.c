@@ -183,6 +183,7 @@ void pc_master_link_up(struct pc_master *master, struct pc_peer *peer, const str
     pair->up |= end_bit(pair, peer->id);
     if (up->rtt_us > 0) pair->measured_us = up->rtt_us;
     if (pair->rtt_us == 0) pair->rtt_us = pair->measured_us;
+    if (up->bytes_per_ms > 0) pair->measured_rate[peer->id == pair->low ? 0 : 1] = up->bytes_per_ms;
     pair->down &= (uint8_t)~end_bit(pair, peer->id);
     if (pair->down == 0) pair->down_ns = 0;
 }

@@ -4,6 +4,7 @@
  *   master_join.c     handshake, introductions, link reports, admission
  *   master_epoch.c    removal, flush, fates, epochs
  *   master_ops.c      verdicts of operations
+ *   master_plan.c     rings, and the links that groups are told of
  *   master_groups.c   groups of some members: making, breaking, forgetting
  *   master_calls.c    joint calls, shared-state synchronisation, wait-for graph
  *   master_status.c   the report for `pccl status`
@@ -89,7 +90,8 @@ struct pc_pair {
     uint64_t low, high; /* ids; high dials */
     uint32_t generation, failures;
     uint32_t measured_us; /* round trip, the latest word of either end; 0: unknown */
-    uint32_t rtt_us; /* what plans are made from: changes only when nothing is in flight */
+    uint32_t measured_rate[2]; /* bytes per ms, [0] from low to high; 0: unknown */
+    uint32_t rtt_us, rate[2]; /* what plans are made from: change only when nothing is in flight */
     uint8_t up, down; /* bit 0: low has reported, bit 1: high */
     bool bad; /* not used any more: the plan goes round it */
     bool renew; /* to be introduced again when the epoch is out */
@@ -105,7 +107,8 @@ struct pc_group {
     uint64_t epoch;
     uint64_t *ids; /* by rank */
     uint32_t *ring; /* ranks in ring order */
-    size_t n, ids_capacity, ring_capacity;
+    struct pc_link_item *links; /* as in its record */
+    size_t n, link_count, ids_capacity, ring_capacity, links_capacity;
     uint32_t rtt_us; /* longest of its links */
     bool ring_only; /* some pair has no link: nothing but the ring is sure to have all of its links */
     bool step_poisoned; /* a step is open somewhere, and the epoch to come has lost a member */
@@ -210,8 +213,14 @@ void pc_master_state(struct pc_master *master, struct pc_peer *peer, const struc
 void pc_master_try_flip(struct pc_master *master);
 void pc_master_flip(struct pc_master *master, bool topology);
 void pc_master_flush_tick(struct pc_master *master, uint64_t now_ns);
-/* Order and round trip of the ring of ids. Returns false when none avoids the bad pairs. */
-bool pc_master_order_ring(struct pc_master *master, const uint64_t *ids, uint32_t n, uint32_t *ring, bool *missing);
+
+/* master_plan.c ------------------------------------------------------------------------------------------------- */
+/*
+ * The ring of ids, which are to be the members of group, into ring; what the group is told of its links. changed: that
+ * is something else than before. Returns false when no ring avoids the bad pairs.
+ */
+bool pc_master_order_ring(struct pc_master *master, struct pc_group *group, const uint64_t *ids, uint32_t n,
+                          uint32_t *ring, bool *changed);
 uint32_t pc_master_longest_rtt(const struct pc_master *master, const uint64_t *ids, uint32_t n);
 
 /* master_groups.c ----------------------------------------------------------------------------------------------- */

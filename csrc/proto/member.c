@@ -340,6 +340,7 @@ void pc_member_destroy(struct pc_member *member) {
     free(member->epoch.members);
     free(member->group.ids);
     free(member->group.ring);
+    free(member->group.cost_memory);
     free(member->done);
     free(member->early_wants);
     free(member->run_key);

@@ -4,6 +4,7 @@
  */
 #include "base/checked.h"
 #include "base/log.h"
+#include "bytes/log16.h"
 #include "proto/member_state.h"
 
 #include <stdlib.h>
@@ -52,6 +53,7 @@ static void free_subset(struct pc_member_group *group) {
     pc_list_remove(&group->node);
     free(group->ids);
     free(group->ring);
+    free(group->cost_memory);
     free(group);
 }
 
@@ -94,6 +96,31 @@ static pc_status copy_order(struct pc_member *member, struct pc_member_group *gr
     return pcclSuccess;
 }
 
+/* The same numbers at all members, so the same model. */
+static pc_status copy_links(struct pc_member *member, struct pc_member_group *group,
+                            const struct pc_group_record *record) {
+    const struct pc_link_item *links = record->links.items;
+    const uint32_t n = record->members.count;
+    const size_t cells = (size_t)n * n;
+    group->cost = NULL;
+    if (record->links.count == 0) return pcclSuccess;
+    if (n > PC_COST_MEMBERS_MAX || record->links.count != (cells - n) / 2) return pcclProtocolError;
+    uint32_t *rtt_us = pc_arena_alloc(&member->arena, cells, sizeof *rtt_us);
+    uint32_t *bytes_per_ms = pc_arena_alloc(&member->arena, cells, sizeof *bytes_per_ms);
+    if (rtt_us == NULL || bytes_per_ms == NULL) return pcclNoMemory;
+    if (!pc_grow(&group->cost_memory, &group->cost_capacity, pc_cost_bytes(n), 1)) return pcclNoMemory;
+    for (uint32_t low = 0; low < n; low++) {
+        for (uint32_t high = low + 1; high < n; high++, links++) {
+            rtt_us[low * n + high] = rtt_us[high * n + low] = pc_log16_value(links->rtt_us);
+            bytes_per_ms[low * n + high] = pc_log16_value(links->up);
+            bytes_per_ms[high * n + low] = pc_log16_value(links->down);
+        }
+    }
+    const struct pc_cost_request request = {n, group->ring, rtt_us, bytes_per_ms};
+    group->cost = pc_cost_init(&request, group->cost_memory);
+    return pcclSuccess;
+}
+
 static pc_status update(struct pc_member *member, struct pc_member_group *group, const struct pc_group_record *record) {
     pc_error cause;
     pc_error_from_wire(&record->cause, &cause);
@@ -106,6 +133,7 @@ static pc_status update(struct pc_member *member, struct pc_member_group *group,
         group->broken = cause;
     } else {
         PC_TRY(copy_order(member, group, record));
+        if (changed) PC_TRY(copy_links(member, group, record));
     }
     if (changed) pc_member_ops_flip(member, group);
     return pcclSuccess;

@@ -90,7 +90,7 @@ void pc_member_link_lost(struct pc_member *member, struct pc_link *link, const p
 }
 
 static void tell_up(struct pc_member *member, const struct pc_link *link) {
-    const struct pc_msg_link_up up = {link->peer, link->generation, link->streams[0]->rtt_us};
+    const struct pc_msg_link_up up = {link->peer, link->generation, link->streams[0]->rtt_us, pc_link_rate(link)};
     pc_member_tell_master(member, PC_MSG_LINK_UP, &up);
 }
 

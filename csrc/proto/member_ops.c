@@ -297,7 +297,7 @@ static void choose_algorithm(struct pc_member *member, const struct pc_member_gr
     if (group->ring_only && pc_algorithm_fits(shape, PC_ALGORITHM_RING)) {
         shape->algorithm = PC_ALGORITHM_RING;
     } else if (!pc_algorithm_fits(shape, shape->algorithm)) {
-        shape->algorithm = pc_algorithm_choose(shape, (uint32_t)group->n, group->rtt_us, NULL);
+        shape->algorithm = pc_algorithm_choose(shape, (uint32_t)group->n, group->rtt_us, group->cost);
     }
     member->stats.last_algorithm = (pcclAlgorithm_t)shape->algorithm;
     member->stats.last_chosen = shape->algorithm != asked;

@@ -59,6 +59,9 @@ struct pc_member_group {
     struct pc_list tags[PC_TAG_BUCKETS];
     uint32_t tag_count;
     uint32_t rtt_us; /* longest of its links; 0: unknown */
+    const struct pc_cost *cost; /* what algorithms are chosen by; NULL: the round trip alone */
+    void *cost_memory;
+    size_t cost_capacity;
     bool ring_only; /* some pair has no link */
     bool step_open; /* operations of a step were posted, and it has not been voted on */
     uint64_t step_ops; /* those that all of the group take part in */

@@ -85,7 +85,9 @@ struct pc_stream {
     void *early; /* the machine's: a message that came too early; freed with the stream */
     uint32_t stripe;
     struct pc_address remote;
-    uint32_t rtt_us; /* the driver's: shortest round trip that its network has measured; 0: unknown */
+    /* The driver's: what its network has measured; 0: unknown. */
+    uint32_t rtt_us; /* round trip */
+    uint32_t bytes_per_ms; /* sent, when there was enough to send */
     bool shared_memory; /* the driver's: the other end is on this host, and no network in between */
     uint64_t opened_ns, heard_ns, progressed_ns;
     bool open; /* connected */

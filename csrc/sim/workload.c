@@ -75,6 +75,11 @@ static bool voted_on(const struct pc_workload *workload, uint64_t step) {
     return pc_workload_mix(workload->config.seed, step, 500) % 3 == 0;
 }
 
+/* The links are measured before this step of the program. */
+static bool optimized(const struct pc_workload *workload, uint64_t step) {
+    return pc_workload_mix(workload->config.seed, step, 600) % 5 == 0;
+}
+
 /* A user error now and then: one peer calls with another count. All must be told, and the retry must work. */
 static bool wrong_call(const struct pc_workload *workload, uint64_t step, uint32_t tag) {
     return count_of(workload, step, tag) > 1 && pc_workload_mix(workload->config.seed, step, 300 + tag) % 64 == 0;
@@ -208,6 +213,17 @@ static void start_reductions(struct pc_workload *workload, struct program *progr
 /* What a step begins with once all know who is there. */
 static void start_step(struct pc_workload *workload, struct program *program) {
     if (!pc_subset_make(workload, program)) start_reductions(workload, program);
+}
+
+/* Everybody knows what comes next. */
+static void go_on(struct pc_workload *workload, struct program *program) {
+    struct pc_member_view view;
+    pc_member_view(program->process->member, &view);
+    if (optimized(workload, program->step) && view.member_count > 1) {
+        post_joint(workload, program, PC_CALL_OPTIMIZE_TOPOLOGY, WAIT_OPTIMIZE);
+    } else {
+        start_step(workload, program);
+    }
 }
 
 static void start_sync(struct pc_workload *workload, struct program *program) {
@@ -481,7 +497,7 @@ static void on_synced(struct pc_workload *workload, struct program *program) {
         if (program->step >= workload->config.ops || lost) {
             leave(workload, program);
         } else {
-            start_step(workload, program);
+            go_on(workload, program);
         }
     } else if (pc_workload_expelled(code) || code == pcclInvalidUsage) {
         pc_workload_give_up(program);
@@ -541,8 +557,10 @@ static void on_joint(struct pc_workload *workload, struct program *program) {
         if (program->call.outcome.pending) {
             post_joint(workload, program, PC_CALL_UPDATE_TOPOLOGY, WAIT_UPDATE);
         } else {
-            start_step(workload, program);
+            go_on(workload, program);
         }
+    } else if (state == WAIT_OPTIMIZE) {
+        start_step(workload, program);
     } else if (state == WAIT_UPDATE) {
         program->topology_changed = true;
         start_sync(workload, program);

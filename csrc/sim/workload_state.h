@@ -18,8 +18,8 @@ enum {
 };
 
 /* Named by what is waited for. */
-enum program_state { WAIT_START, WAIT_CONNECT, WAIT_PENDING, WAIT_UPDATE, WAIT_SYNC, WAIT_GROUP, WAIT_REDUCE, WAIT_VOTE,
-                     WAIT_SUBSET_VOTE, WAIT_DELAY, FINISHED };
+enum program_state { WAIT_START, WAIT_CONNECT, WAIT_PENDING, WAIT_UPDATE, WAIT_SYNC, WAIT_OPTIMIZE, WAIT_GROUP, WAIT_REDUCE,
+                     WAIT_VOTE, WAIT_SUBSET_VOTE, WAIT_DELAY, FINISHED };
 
 struct reduction {
     struct pc_call call;

@@ -45,6 +45,7 @@ struct pc_world {
     struct pc_world_hooks hooks;
     uint64_t now_ns, order, events, hash, state;
     uint32_t rtt_us;
+    bool rated; /* bandwidths are told too */
     struct event *heap;
     size_t count, capacity;
     struct pc_process processes[PC_WORLD_PROCESSES_MAX];
@@ -181,6 +182,13 @@ static void close_end(struct pc_world *world, struct pc_process *process, struct
         schedule(world, index, side);
     }
     pc_stream_destroy(stream);
+}
+
+/* What the machines are told of a connection: plans depend on it, delays do not. */
+static void tell_measured(struct pc_world *world, struct pc_stream *stream, uint32_t from, uint32_t to) {
+    const uint32_t ends[2] = {from, to};
+    stream->rtt_us = world->rtt_us;
+    if (world->rated) stream->bytes_per_ms = 1000 + (uint32_t)(pc_digest64(ends, sizeof ends) % 100000);
 }
 
 static uint32_t new_connection(struct pc_world *world) {
@@ -324,10 +332,10 @@ static void on_dialed(struct pc_world *world, const struct event *event) {
         from->machine->ops->closed(from->machine, world->connections[event->a].ends[0].stream, 111, world->now_ns);
     } else {
         bind(world, event->a, 1, stream);
-        stream->rtt_us = world->rtt_us;
+        tell_measured(world, stream, to->slot, from->slot);
         pc_world_settle(to);
         if (world->connections[event->a].ends[0].stream != NULL) {
-            world->connections[event->a].ends[0].stream->rtt_us = world->rtt_us;
+            tell_measured(world, world->connections[event->a].ends[0].stream, from->slot, to->slot);
             from->machine->ops->opened(from->machine, world->connections[event->a].ends[0].stream, false, world->now_ns);
         }
     }
@@ -483,7 +491,8 @@ struct pc_world *pc_world_create(uint64_t seed, const struct pc_world_hooks *hoo
     if (world == NULL) return NULL;
     world->hooks = *hooks;
     world->state = pc_digest64(&seed, sizeof seed);
-    world->rtt_us = seed % 2 == 0 ? 100 : 50000; /* what the machines are told; plans depend on it, delays do not */
+    world->rtt_us = seed % 2 == 0 ? 100 : 50000;
+    world->rated = seed % 3 != 0;
     world->hash = 0xcbf29ce484222325ull;
     world->now_ns = PC_NS_PER_S;
     return world;

@@ -79,6 +79,7 @@ static const struct pc_field msg_link_up_fields[] = {
     FIELD(pc_msg_link_up, id, PC_FIELD_U64),
     FIELD(pc_msg_link_up, generation, PC_FIELD_U32),
     FIELD(pc_msg_link_up, rtt_us, PC_FIELD_U32),
+    FIELD(pc_msg_link_up, bytes_per_ms, PC_FIELD_U32),
 };
 SCHEMA(msg_link_up)
 
@@ -281,12 +282,20 @@ static const struct pc_field index_item_fields[] = {
 };
 SCHEMA(index_item)
 
+static const struct pc_field link_item_fields[] = {
+    FIELD(pc_link_item, rtt_us, PC_FIELD_U16),
+    FIELD(pc_link_item, up, PC_FIELD_U16),
+    FIELD(pc_link_item, down, PC_FIELD_U16),
+};
+SCHEMA(link_item)
+
 static const struct pc_field group_record_fields[] = {
     FIELD(pc_group_record, group, PC_FIELD_U32),
     FIELD(pc_group_record, subset, PC_FIELD_U32),
     FIELD(pc_group_record, epoch, PC_FIELD_U64),
     PART(pc_group_record, members, PC_FIELD_LIST, id_item_schema),
     PART(pc_group_record, ring, PC_FIELD_LIST, index_item_schema),
+    PART(pc_group_record, links, PC_FIELD_LIST, link_item_schema),
     FIELD(pc_group_record, rtt_us, PC_FIELD_U32),
     FIELD(pc_group_record, ring_only, PC_FIELD_U8),
     FIELD(pc_group_record, step_poisoned, PC_FIELD_U8),

@@ -170,6 +170,7 @@ struct pc_msg_link_up {
     uint64_t id;
     uint32_t generation;
     uint32_t rtt_us; /* shortest round trip so far; 0: unknown */
+    uint32_t bytes_per_ms; /* to that peer, as its traffic has shown; 0: unknown */
 };
 struct pc_msg_link_down {
     uint64_t id;
@@ -259,11 +260,17 @@ struct pc_id_item {
 struct pc_index_item {
     uint32_t index;
 };
+/* Of two members, in the codes of pc_log16_of. */
+struct pc_link_item {
+    uint16_t rtt_us;
+    uint16_t up, down; /* bytes per ms from the lower rank to the higher, and back */
+};
 struct pc_group_record {
     uint32_t group, subset;
     uint64_t epoch; /* in which its member list or a link in use last changed: the epoch of its operations */
     struct pc_array members; /* struct pc_id_item, by rank */
     struct pc_array ring; /* struct pc_index_item: ranks in ring order */
+    struct pc_array links; /* struct pc_link_item, by lower rank, then by higher; empty: not known of all pairs */
     uint32_t rtt_us; /* longest of its links; 0: unknown */
     uint8_t ring_only; /* some pair has no link: only the ring is sure to have all that it needs */
     uint8_t step_poisoned; /* a step was open somewhere when a member was removed */

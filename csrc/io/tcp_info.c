@@ -1,0 +1,29 @@
+/*
+ * TCP counts what its other end acknowledges; the figures cost nothing but to read them. Linux keeps the rate of a time
+ * when there was enough to send until a later one is higher or was measured so too, but the first bytes of a connection
+ * leave it a low one: who asks has to know whether much was ever sent. The kernel's own header, unlike the C library's,
+ * knows all fields, and the two exclude each other: hence this file.
+ */
+#include "io/tcp_info.h"
+
+#if defined(__linux__)
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/socket.h>
+
+struct pc_tcp_info pc_tcp_info(int fd) {
+    struct tcp_info info = {0};
+    socklen_t len_bytes = sizeof info;
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len_bytes) != 0) return (struct pc_tcp_info){0, 0};
+    const bool rated = len_bytes >= offsetof(struct tcp_info, tcpi_delivery_rate) + sizeof info.tcpi_delivery_rate;
+    const uint64_t bytes_per_ms = rated ? info.tcpi_delivery_rate / 1000 : 0;
+    return (struct pc_tcp_info){info.tcpi_rtt, bytes_per_ms > UINT32_MAX ? UINT32_MAX : (uint32_t)bytes_per_ms};
+}
+#else
+struct pc_tcp_info pc_tcp_info(int fd) {
+    (void)fd;
+    return (struct pc_tcp_info){0, 0};
+}
+#endif
