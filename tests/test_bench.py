@@ -58,6 +58,20 @@ def test_connect_state_and_recovery(tmp_path):
     assert row["success_ms"]["median"] > 0
 
 
+def test_topology(tmp_path):
+    path = tmp_path / "topology.json"
+    options = ("--quick", "--links", "even,two_sites,asymmetric", "--search-s", "0")
+    run("topology.py", *options, "--output", path)
+    rows = saved(path)["rows"]
+    chosen = [row for row in rows if "chosen" in row]
+    assert len(chosen) == 3 * 5 * 3
+    assert max(row["ratio"] for row in chosen) <= 1.15
+    assert max(row["unknown_bandwidth_ratio"] for row in chosen) > 2
+    rings = [row for row in rows if "ring" in row and "members" in row]
+    assert {row["members"] for row in rings} == set(range(3, 9))
+    assert all(row["bottleneck"] == row["best"] for row in rings)
+
+
 def test_summary():
     found = harness.summary([3.0, 1.0, 2.0])
     assert found == {"median": 2.0, "p10": 1.0, "p90": 3.0, "samples": [3.0, 1.0, 2.0]}

@@ -352,7 +352,7 @@ def test_codecs_go_by_few_hops() -> None:
                 shape = ffi.new(
                     "struct pc_op_shape *", {"count": count, "dtype": FLOAT, "codec": 18, "codec_block": 256}
                 )
-                assert ALGORITHMS[lib.pc_algorithm_choose(shape, n, rtt_us)] == "direct"
+                assert ALGORITHMS[lib.pc_algorithm_choose(shape, n, rtt_us, ffi.NULL)] == "direct"
                 shape.codec, shape.codec_block = 22, 4096
-                assert ALGORITHMS[lib.pc_algorithm_choose(shape, n, rtt_us)] == "exchange"
+                assert ALGORITHMS[lib.pc_algorithm_choose(shape, n, rtt_us, ffi.NULL)] == "exchange"
                 assert not lib.pc_algorithm_fits(shape, 1)

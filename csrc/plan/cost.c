@@ -9,6 +9,7 @@
 
 #include "base/checked.h"
 #include "bytes/dtype.h"
+#include "math/codec.h"
 #include "plan/chunk_plan.h"
 #include "plan/tree_plan.h"
 
@@ -29,34 +30,49 @@ enum {
 
 enum { DOWN, UP, WAYS }; /* a rooted collective: from the root, or to it */
 
+/* An uplink or downlink, with the longest link that is used there. */
+struct place {
+    uint64_t ns_per_mib; /* of the payload, there or at the host, or over the slowest of the links */
+    uint64_t link_units; /* over the longest link, before anything else has to come */
+    uint64_t far_ns, far_bytes; /* of that: its round trip, and what it holds in one when all of the place are in use */
+};
+
 struct line {
     uint64_t path_ns; /* of the first bytes: latencies and wake-ups one after another */
     uint64_t path_ns_per_mib; /* of a segment, which each hop has to receive before it passes it on */
-    uint64_t ns_per_mib; /* of the payload, at the busiest link, uplink, downlink or host */
+    struct place busiest, slowest; /* the second is where connections need longest to find their speed */
     uint64_t work_ns; /* of the busiest host's messages */
-    uint64_t link_units; /* of the payload over one link in one direction */
-    uint64_t far_ns, far_bytes; /* of the longest link: its round trip, and what it holds in one */
+    uint64_t far_ns; /* the longest round trip */
     uint32_t chunks; /* that the payload is cut into */
     uint32_t pieces; /* that a chunk is cut into */
     uint32_t laps; /* not 0: chunks go round and round, this many hops, all at once */
+    bool chain; /* a link stays idle until something has come over the one before it */
 };
 
 struct pc_cost {
     uint32_t n;
     uint32_t *shares; /* n + 1 */
-    bool even;
+    bool uneven;
+    struct line shared; /* a direct all-reduce with these; the other one is with shares all alike */
     struct line all_reduce[PC_ALGORITHM_COUNT], blocks[PC_ALGORITHM_COUNT];
     struct line *rooted[WAYS]; /* [root * PC_ALGORITHM_COUNT + algorithm] */
 };
 
 /* While it is drawn ---------------------------------------------------------------------------------------------- */
 
+struct load {
+    uint64_t units, messages;
+    uint64_t link_ns; /* for a MiB of the payload, over the link that takes longest */
+    uint64_t far_ns, far_units; /* of the longest link */
+};
+
 struct draft {
     struct pc_cost *cost;
     const struct pc_cost_request *request;
     uint32_t n;
     uint64_t *up_ns, *down_ns; /* for a MiB through a member's uplink, downlink */
-    uint64_t *out, *in, *messages; /* load of a member by the line in hand */
+    uint64_t *speed, *active; /* of members that shares are made for */
+    struct load *out, *in; /* of a member by the line in hand */
     bool crowded; /* several send to one member at once, by the line in hand */
 };
 
@@ -87,34 +103,61 @@ static bool is_far(const struct line *line) {
 static void begin(struct draft *d, struct line *line, uint32_t chunks, uint32_t pieces) {
     *line = (struct line){.chunks = chunks, .pieces = pieces};
     d->crowded = false;
-    memset(d->out, 0, 3 * (size_t)d->n * sizeof *d->out);
+    memset(d->out, 0, 2 * (size_t)d->n * sizeof *d->out);
+}
+
+static void add_load(struct load *load, uint64_t units, uint32_t messages, uint64_t link_ns, uint64_t far_ns) {
+    load->units += units;
+    load->messages += messages;
+    load->link_ns = pc_max_u64(load->link_ns, units * link_ns / PC_SHARE_UNITS);
+    if (far_ns < load->far_ns) return;
+    load->far_units = far_ns > load->far_ns ? units : pc_max_u64(load->far_units, units);
+    load->far_ns = far_ns;
 }
 
 /* units of the payload go over a link, in so many messages. */
 static void carry(struct draft *d, struct line *line, uint32_t from, uint32_t to, uint64_t units, uint32_t messages) {
     if (units == 0) return;
-    d->out[from] += units;
-    d->in[to] += units;
-    d->messages[from] += messages;
-    d->messages[to] += messages;
-    line->ns_per_mib = pc_max_u64(line->ns_per_mib, units * link_ns(d, from, to) / PC_SHARE_UNITS);
-    line->link_units = pc_max_u64(line->link_units, units);
     const uint64_t far_ns = rtt_us(d, from, to) * 1000;
-    if (far_ns <= line->far_ns) return;
-    line->far_ns = far_ns;
-    line->far_bytes = (far_ns << MIB_SHIFT) / link_ns(d, from, to);
+    add_load(&d->out[from], units, messages, link_ns(d, from, to), far_ns);
+    add_load(&d->in[to], units, messages, link_ns(d, from, to), far_ns);
+    line->far_ns = pc_max_u64(line->far_ns, far_ns);
 }
 
-/* The busiest member. */
-static void finish(const struct draft *d, struct line *line) {
+/* The round trips that an idle connection takes to fill the longest link. */
+static uint64_t trips_to_fill(const struct place *place) {
+    uint64_t trips = 0;
+    for (uint64_t left = place->far_bytes / FLIGHT_BYTES; left > 0; left /= 2) trips++;
+    return trips;
+}
+
+static void add_place(struct line *line, const struct load *load, uint64_t ns_per_mib, uint64_t first_units) {
+    if (load->units == 0) return;
+    struct place place = {pc_max_u64(ns_per_mib, load->link_ns), first_units, load->far_ns, 0};
+    if (first_units == 0) place.link_units = load->far_units;
+    /* What goes over the link in the time of the whole: units / PC_SHARE_UNITS MiB in ns_per_mib. */
+    place.far_bytes = (load->far_ns << (MIB_SHIFT - 16)) * load->far_units / pc_max_u64(place.ns_per_mib, 1);
+    if (place.ns_per_mib > line->busiest.ns_per_mib) line->busiest = place;
+    const uint64_t fill_ns = line->slowest.far_ns * trips_to_fill(&line->slowest);
+    if (place.far_ns * trips_to_fill(&place) > fill_ns) line->slowest = place;
+}
+
+/*
+ * first_units go over a link before it has to wait for anything, and when more comes, they have long been acknowledged;
+ * 0: nothing waits.
+ */
+static void finish(const struct draft *d, struct line *line, uint64_t first_units) {
     for (uint32_t i = 0; i < d->n; i++) {
-        const uint64_t up_ns = d->out[i] * d->up_ns[i] / PC_SHARE_UNITS;
-        uint64_t down_ns = d->in[i] * d->down_ns[i] / PC_SHARE_UNITS;
+        const struct load *out = &d->out[i], *in = &d->in[i];
+        const uint64_t up_ns = out->units * d->up_ns[i] / PC_SHARE_UNITS;
+        uint64_t down_ns = in->units * d->down_ns[i] / PC_SHARE_UNITS;
         if (d->crowded && !is_far(line)) down_ns += down_ns / CROWD;
-        const uint64_t host_ns = (d->out[i] + d->in[i]) * HOST_NS_PER_MIB / PC_SHARE_UNITS;
-        line->ns_per_mib = pc_max_u64(line->ns_per_mib, pc_max_u64(pc_max_u64(up_ns, down_ns), host_ns));
-        line->work_ns = pc_max_u64(line->work_ns, d->messages[i] * MESSAGE_NS);
+        const uint64_t host_ns = (out->units + in->units) * HOST_NS_PER_MIB / PC_SHARE_UNITS;
+        add_place(line, out, pc_max_u64(up_ns, host_ns), first_units);
+        add_place(line, in, pc_max_u64(down_ns, host_ns), first_units);
+        line->work_ns = pc_max_u64(line->work_ns, (out->messages + in->messages) * MESSAGE_NS);
     }
+    if (line->slowest.ns_per_mib == 0) line->slowest = line->busiest;
 }
 
 /* Ring ----------------------------------------------------------------------------------------------------------- */
@@ -142,12 +185,13 @@ static void draw_ring(struct draft *d, struct line *line, uint32_t laps, uint32_
     line->laps = laps;
     line->path_ns = rounds * sum_ns - spared_ns;
     line->path_ns_per_mib = slow_ns * laps / n;
-    finish(d, line);
+    finish(d, line, PC_SHARE_UNITS / chunks);
 }
 
 /* One chunk from the root to the member before it, or from the member after the root to it. */
 static void draw_ring_rooted(struct draft *d, struct line *line, uint32_t position, int way) {
     begin(d, line, 1, 16);
+    line->chain = true;
     for (uint32_t i = 0; i + 1 < d->n; i++) {
         const uint32_t at = position + i + (way == UP ? 1 : 0);
         const uint32_t from = ring_at(d, at), to = ring_at(d, at + 1);
@@ -155,7 +199,7 @@ static void draw_ring_rooted(struct draft *d, struct line *line, uint32_t positi
         line->path_ns += hop_ns(d, from, to);
         line->path_ns_per_mib += link_ns(d, from, to);
     }
-    finish(d, line);
+    finish(d, line, 0);
 }
 
 /* Tree ----------------------------------------------------------------------------------------------------------- */
@@ -194,6 +238,7 @@ static void add_tree_path(const struct draft *d, struct line *line, struct tree 
 static void draw_double_tree(struct draft *d, struct line *line) {
     const struct tree trees[2] = {{false, 0}, {false, 1}};
     begin(d, line, 2, 4);
+    line->chain = true;
     for (uint32_t t = 0; t < 2; t++) {
         add_tree_path(d, line, trees[t], true, true);
         for (uint32_t rank = 0; rank < d->n; rank++) {
@@ -206,19 +251,20 @@ static void draw_double_tree(struct draft *d, struct line *line) {
             carry(d, line, parent, rank, messages * PC_SHARE_UNITS / 2, messages);
         }
     }
-    finish(d, line);
+    finish(d, line, 0);
 }
 
 static void draw_tree_rooted(struct draft *d, struct line *line, uint32_t root, int way) {
     const struct tree tree = {true, root};
     begin(d, line, 1, 16);
+    line->chain = true;
     add_tree_path(d, line, tree, way == UP, way == DOWN);
     for (uint32_t rank = 0; rank < d->n; rank++) {
         const uint32_t parent = parent_of(d, tree, rank);
         if (parent == PC_RANK_NONE) continue;
         carry(d, line, way == UP ? rank : parent, way == UP ? parent : rank, PC_SHARE_UNITS, 1);
     }
-    finish(d, line);
+    finish(d, line, 0);
 }
 
 /* Direct and exchange -------------------------------------------------------------------------------------------- */
@@ -237,15 +283,17 @@ static void draw_direct(struct draft *d, struct line *line) {
     const uint32_t *first = d->cost->shares;
     begin(d, line, d->n, 4);
     d->crowded = d->n > 2;
+    uint64_t largest = 0;
     for (uint32_t i = 0; i < d->n; i++) {
         const uint64_t own = first[i + 1] - first[i];
+        largest = pc_max_u64(largest, own);
         const uint64_t path_ns = longest_hop_ns(d, i, false) + longest_hop_ns(d, i, true);
         if (own > 0) line->path_ns = pc_max_u64(line->path_ns, path_ns);
         for (uint32_t j = 0; j < d->n; j++) {
             if (j != i) carry(d, line, i, j, own + first[j + 1] - first[j], 2);
         }
     }
-    finish(d, line);
+    finish(d, line, largest);
 }
 
 /* Everybody sends the whole of something to everybody: its own block, or that of the receiver; or all it has. */
@@ -258,7 +306,7 @@ static void draw_exchange(struct draft *d, struct line *line) {
             if (j != i) carry(d, line, i, j, PC_SHARE_UNITS, 1);
         }
     }
-    finish(d, line);
+    finish(d, line, 0);
 }
 
 static void draw_star(struct draft *d, struct line *line, uint32_t root, int way) {
@@ -268,7 +316,7 @@ static void draw_star(struct draft *d, struct line *line, uint32_t root, int way
     for (uint32_t i = 0; i < d->n; i++) {
         if (i != root) carry(d, line, way == UP ? i : root, way == UP ? root : i, PC_SHARE_UNITS, 1);
     }
-    finish(d, line);
+    finish(d, line, 0);
 }
 
 /* Shares --------------------------------------------------------------------------------------------------------- */
@@ -282,7 +330,7 @@ static void draw_star(struct draft *d, struct line *line, uint32_t root, int way
 static void share_out(struct draft *d, const uint64_t *speed) {
     const uint32_t n = d->n;
     uint32_t *shares = d->cost->shares;
-    uint64_t *active = d->in; /* not in use yet */
+    uint64_t *active = d->active;
     for (uint32_t i = 0; i < n; i++) active[i] = 1;
     uint64_t sum = 0, count = 0;
     for (bool again = true; again;) {
@@ -305,9 +353,11 @@ static void share_out(struct draft *d, const uint64_t *speed) {
     shares[n] = PC_SHARE_UNITS;
 }
 
-static void plan_shares(struct draft *d) {
+static void draw_all_direct(struct draft *d) {
     const uint32_t n = d->n;
-    uint64_t *speed = d->out; /* not in use yet */
+    for (uint32_t i = 0; i <= n; i++) d->cost->shares[i] = i * PC_SHARE_UNITS / n;
+    draw_direct(d, &d->cost->all_reduce[PC_ALGORITHM_DIRECT]);
+    uint64_t *speed = d->speed;
     uint64_t slowest = UINT64_MAX, fastest = 0;
     for (uint32_t i = 0; i < n; i++) {
         const uint64_t ns = pc_max_u64(pc_max_u64(d->up_ns[i], d->down_ns[i]), 2 * HOST_NS_PER_MIB);
@@ -315,12 +365,11 @@ static void plan_shares(struct draft *d) {
         slowest = pc_min_u64(slowest, speed[i]);
         fastest = pc_max_u64(fastest, speed[i]);
     }
-    d->cost->even = n < 3 || fastest * 4 <= slowest * 5;
-    if (!d->cost->even) {
+    d->cost->uneven = n > 2 && fastest * 4 > slowest * 5;
+    if (d->cost->uneven) {
         share_out(d, speed);
-        return;
+        draw_direct(d, &d->cost->shared);
     }
-    for (uint32_t i = 0; i <= n; i++) d->cost->shares[i] = i * PC_SHARE_UNITS / n;
 }
 
 /* Entry points --------------------------------------------------------------------------------------------------- */
@@ -330,8 +379,8 @@ static size_t lines_bytes(uint32_t n) {
 }
 
 size_t pc_cost_bytes(uint32_t n) {
-    return sizeof(struct pc_cost) + WAYS * lines_bytes(n) + 5 * (size_t)n * sizeof(uint64_t) +
-           ((size_t)n + 2) / 2 * 2 * sizeof(uint32_t);
+    const size_t member = 4 * sizeof(uint64_t) + 2 * sizeof(struct load);
+    return sizeof(struct pc_cost) + WAYS * lines_bytes(n) + n * member + ((size_t)n + 2) / 2 * 2 * sizeof(uint32_t);
 }
 
 /* Whether all is known, and some link is slow or long enough for the choice to depend on it. */
@@ -369,15 +418,15 @@ const struct pc_cost *pc_cost_init(const struct pc_cost_request *request, void *
     struct draft draft = {.cost = cost, .request = request, .n = n}, *d = &draft;
     d->up_ns = (uint64_t *)(void *)(cost->rooted[UP] + (size_t)n * PC_ALGORITHM_COUNT);
     d->down_ns = d->up_ns + n;
-    d->out = d->down_ns + n;
+    d->speed = d->down_ns + n;
+    d->active = d->speed + n;
+    d->out = (struct load *)(void *)(d->active + n);
     d->in = d->out + n;
-    d->messages = d->in + n;
-    cost->shares = (uint32_t *)(void *)(d->messages + n);
+    cost->shares = (uint32_t *)(void *)(d->in + n);
     limit_members(d);
-    plan_shares(d);
     draw_ring(d, &cost->all_reduce[PC_ALGORITHM_RING], 2 * (n - 1), n);
     draw_double_tree(d, &cost->all_reduce[PC_ALGORITHM_TREE]);
-    draw_direct(d, &cost->all_reduce[PC_ALGORITHM_DIRECT]);
+    draw_all_direct(d);
     draw_exchange(d, &cost->all_reduce[PC_ALGORITHM_EXCHANGE]);
     draw_ring(d, &cost->blocks[PC_ALGORITHM_RING], n - 1, 1);
     draw_exchange(d, &cost->blocks[PC_ALGORITHM_DIRECT]);
@@ -401,35 +450,68 @@ static uint64_t scaled(uint64_t bytes, uint64_t ns_per_mib) {
     return whole * per_mib + (rest * per_mib >> MIB_SHIFT);
 }
 
-/* A connection that was idle finds its speed again by doubling what it sends in a round trip. */
-static uint64_t ramp_ns(const struct line *line, uint64_t bytes) {
-    if (!is_far(line)) return 0;
-    const uint64_t bounded = pc_min_u64(bytes, (uint64_t)1 << 40); /* no link holds so much */
-    const uint64_t over_link = bounded * line->link_units / PC_SHARE_UNITS;
+/* A connection that was idle finds its speed by doubling what it sends in a round trip: trips beyond the first. */
+static uint64_t doublings(const struct place *place, uint64_t bytes) {
+    const uint64_t flights = (pc_min_u64(bytes, place->far_bytes) + FLIGHT_BYTES - 1) / FLIGHT_BYTES;
     uint64_t trips = 0;
-    const uint64_t flights = (pc_min_u64(over_link, line->far_bytes) + FLIGHT_BYTES - 1) / FLIGHT_BYTES;
     for (uint64_t left = flights / 2; left > 0; left /= 2) trips++;
-    return trips * line->far_ns;
+    return trips;
 }
 
-static uint64_t estimate(const struct line *line, uint64_t bytes) {
-    const uint64_t chunk = bytes / line->chunks, pieces = is_far(line) ? 4 : 1;
-    uint64_t segment = pc_max_u64(chunk / (line->pieces * pieces), PC_SEGMENT_MIN_BYTES);
-    segment = pc_min_u64(pc_min_u64(segment, PC_SEGMENT_MAX_BYTES), chunk);
+/* All links find their speed at the same time, but for a chain, where each has to send the first segment for that. */
+static uint64_t ramp_ns(const struct line *line, const struct place *place, uint64_t bytes, uint64_t segment) {
+    if (!is_far(line)) return 0;
+    const uint64_t bounded = pc_min_u64(bytes, (uint64_t)1 << 40); /* no link holds so much */
+    const uint64_t once_ns = doublings(place, bounded * place->link_units / PC_SHARE_UNITS) * place->far_ns;
+    const uint64_t trips_ns = 2 * line->path_ns; /* there and back over all links of the path */
+    if (!line->chain || trips_ns <= place->far_ns) return once_ns;
+    return once_ns + doublings(place, segment) * (trips_ns - place->far_ns);
+}
+
+static uint64_t estimate_at(const struct line *line, const struct place *place, uint64_t bytes, uint64_t segment) {
     const uint64_t first_ns = line->path_ns + scaled(segment, line->path_ns_per_mib);
-    const uint64_t all_ns = scaled(bytes, line->ns_per_mib), more_ns = line->work_ns + ramp_ns(line, bytes);
+    const uint64_t all_ns = scaled(bytes, place->ns_per_mib);
+    const uint64_t more_ns = line->work_ns + ramp_ns(line, place, bytes, segment);
     if (line->laps == 0) return first_ns + all_ns + more_ns;
     /* Chunks go round all at once: one is on its way while others pass the busiest place. */
     const uint64_t stall_ns = is_far(line) ? all_ns / STALL : 0;
     return pc_max_u64(first_ns + all_ns / line->laps, all_ns) + stall_ns + more_ns;
 }
 
+static uint64_t estimate(const struct line *line, uint64_t bytes) {
+    const uint64_t chunk = bytes / line->chunks, pieces = is_far(line) ? 4 : 1;
+    uint64_t segment = pc_max_u64(chunk / (line->pieces * pieces), PC_SEGMENT_MIN_BYTES);
+    segment = pc_min_u64(pc_min_u64(segment, PC_SEGMENT_MAX_BYTES), chunk);
+    return pc_max_u64(estimate_at(line, &line->busiest, bytes, segment),
+                      estimate_at(line, &line->slowest, bytes, segment));
+}
+
+/* As they travel. */
+static uint64_t bytes_of(const struct pc_op_shape *shape) {
+    const struct pc_codec codec = {.kind = shape->codec, .bits = shape->codec_bits, .block = shape->codec_block};
+    const pcclDataType_t dtype = (pcclDataType_t)shape->dtype;
+    if (codec.kind == pcclQuantNone) return shape->count * pc_dtype_bytes(dtype);
+    return pc_codec_bytes(&codec, pc_dtype_accumulator(dtype), shape->count);
+}
+
+const uint32_t *pc_cost_shares(const struct pc_cost *cost, const struct pc_op_shape *shape) {
+    const uint64_t bytes = bytes_of(shape);
+    if (!cost->uneven) return NULL;
+    const uint64_t alike_ns = estimate(&cost->all_reduce[PC_ALGORITHM_DIRECT], bytes);
+    return estimate(&cost->shared, bytes) < alike_ns ? cost->shares : NULL;
+}
+
+static uint64_t all_reduce_ns(const struct pc_cost *cost, const struct pc_op_shape *shape, uint8_t algorithm) {
+    const bool shared = algorithm == PC_ALGORITHM_DIRECT && pc_cost_shares(cost, shape) != NULL;
+    return estimate(shared ? &cost->shared : &cost->all_reduce[algorithm], bytes_of(shape));
+}
+
 uint64_t pc_cost_ns(const struct pc_cost *cost, const struct pc_op_shape *shape, uint8_t algorithm) {
     if (!pc_algorithm_fits(shape, algorithm)) return UINT64_MAX;
-    const uint64_t bytes = shape->count * pc_dtype_bytes((pcclDataType_t)shape->dtype);
+    const uint64_t bytes = bytes_of(shape);
     const int way = shape->collective == PC_REDUCE ? UP : DOWN;
     switch ((enum pc_collective_kind)shape->collective) {
-    case PC_ALL_REDUCE: return estimate(&cost->all_reduce[algorithm], bytes);
+    case PC_ALL_REDUCE: return all_reduce_ns(cost, shape, algorithm);
     case PC_BROADCAST:
     case PC_REDUCE:
         if (shape->root >= cost->n) return UINT64_MAX;
@@ -438,8 +520,4 @@ uint64_t pc_cost_ns(const struct pc_cost *cost, const struct pc_op_shape *shape,
     case PC_REDUCE_SCATTER: return estimate(&cost->blocks[algorithm], bytes);
     default: return estimate(&cost->blocks[PC_ALGORITHM_DIRECT], bytes); /* the only one */
     }
-}
-
-const uint32_t *pc_cost_shares(const struct pc_cost *cost) {
-    return cost->even ? NULL : cost->shares;
 }

@@ -40,8 +40,9 @@ const struct pc_cost *pc_cost_init(const struct pc_cost_request *request, void *
 uint64_t pc_cost_ns(const struct pc_cost *cost, const struct pc_op_shape *shape, uint8_t algorithm);
 /*
  * Where the shares of a direct all-reduce begin, by rank, in PC_SHARE_UNITS, and the end of the last: the faster a
- * member, the larger its share. NULL: all alike, within a quarter.
+ * member, the larger its share. NULL: all alike. So the members are, within a quarter; or the payload is so small that
+ * bandwidth does not matter.
  */
-const uint32_t *pc_cost_shares(const struct pc_cost *cost);
+const uint32_t *pc_cost_shares(const struct pc_cost *cost, const struct pc_op_shape *shape);
 
 #endif

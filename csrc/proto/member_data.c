@@ -279,7 +279,7 @@ pc_status pc_op_start(struct pc_op *op, uint64_t now_ns) {
         .request = {.shape = &call->shape, .n = (uint32_t)op->group->n, .rank = op->group->rank,
                     .ring = op->group->ring, .count = call->count, .counts = call->counts, .recv_counts = call->recv_counts,
                     .source = call->source, .target = call->target, .rtt_us = op->group->rtt_us,
-                    .shares = op->group->cost == NULL ? NULL : pc_cost_shares(op->group->cost)},
+                    .shares = op->group->cost == NULL ? NULL : pc_cost_shares(op->group->cost, &call->shape)},
         .send = call->send,
         .recv = call->recv,
         .undo = call->undo && call->shape.consistency == PC_STRICT,
