@@ -22,6 +22,8 @@
 
 #define PORT_PATIENCE_NS (5 * PC_NS_PER_S)
 
+enum { PROBE_BYTES = 16 << 20 };
+
 struct pcclMasterInstanceState_t {
     uint64_t generation;
     struct pc_settings settings;
@@ -105,6 +107,7 @@ static struct pc_master *create_machine(const struct pc_settings *settings) {
         .run_key_len = settings->run_key_len,
         .dead_timeout_ns = settings->dead_timeout_ms * PC_NS_PER_MS,
         .join_timeout_ns = settings->join_timeout_ms * PC_NS_PER_MS,
+        .probe_bytes = PROBE_BYTES,
         .handshake_timeout_ns = settings->connect_timeout_ms * PC_NS_PER_MS,
         .random = {.fill = fill_random},
     };

@@ -68,6 +68,9 @@ struct pc_random {
     void *state;
 };
 
+/* How long two members measure their link: so long, or so many round trips. */
+enum { PC_PROBE_MS = 250, PC_PROBE_TRIPS = 8 };
+
 #define PC_NS_PER_MS 1000000ull
 #define PC_NS_PER_S 1000000000ull
 

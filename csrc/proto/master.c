@@ -85,6 +85,7 @@ union peer_message {
     struct pc_msg_stalled stalled;
     struct pc_msg_sync_ready ready;
     struct pc_msg_leave_group leave;
+    struct pc_msg_probed probed;
     uint8_t room[PC_MESSAGE_STRUCT_MAX];
 };
 
@@ -121,6 +122,7 @@ static pc_status handle(struct pc_master *master, struct pc_peer *peer, uint8_t 
     case PC_MSG_STATE: pc_master_state(master, peer, &message->state); return pcclSuccess;
     case PC_MSG_STALLED: pc_master_stalled(peer, &message->stalled); return pcclSuccess;
     case PC_MSG_LEAVE_GROUP: pc_master_leave_subset(master, peer, message->leave.subset); return pcclSuccess;
+    case PC_MSG_PROBED: pc_master_probed(master, peer, &message->probed); return pcclSuccess;
     case PC_MSG_SYNC_READY: pc_master_sync_ready(master, peer, &message->ready); return pcclSuccess;
     default: return pcclProtocolError;
     }
@@ -373,6 +375,7 @@ void pc_master_destroy(struct pc_master *master) {
     pc_tx_pool_fini(&master->tx_pool);
     pc_arena_reset(&master->arena);
     free(master->pairs);
+    free(master->probe.pairs);
     free(master->run_key);
     free(master);
 }

@@ -14,6 +14,7 @@ struct pc_master_config {
     const uint8_t *run_key; /* copied */
     size_t run_key_len;
     uint64_t dead_timeout_ns, join_timeout_ns, handshake_timeout_ns;
+    uint32_t probe_bytes; /* that two members send each other at most when their link is measured */
     struct pc_random random;
 };
 

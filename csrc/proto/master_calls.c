@@ -235,12 +235,13 @@ static void run_sync(struct pc_master *master, struct pc_group *group, uint32_t 
 
 /* Topology ------------------------------------------------------------------------------------------------------ */
 
-static void run_topology(struct pc_master *master, uint8_t kind) {
+static void run_topology(struct pc_master *master, uint8_t kind, uint64_t now_ns) {
     if (kind == PC_CALL_UPDATE_TOPOLOGY && pc_master_admit(master)) {
         pc_master_flip(master, true);
         return;
     }
     if (kind == PC_CALL_OPTIMIZE_TOPOLOGY) {
+        if (!pc_master_probe(master, now_ns)) return;
         /* All are here, so no operation is in flight: plans may follow what was measured since. */
         for (size_t i = 0; i < master->pair_count; i++) {
             struct pc_pair *pair = &master->pairs[i];
@@ -488,7 +489,8 @@ void pc_master_evaluate(struct pc_master *master, uint64_t now_ns) {
         if (pc_master_admit(master)) pc_master_flip(master, false);
         return;
     }
-    if (topology != PC_CALL_NONE && !of_one_group(topology)) run_topology(master, topology);
+    if (topology != PC_CALL_OPTIMIZE_TOPOLOGY) master->probe.active = false; /* somebody has given up */
+    if (topology != PC_CALL_NONE && !of_one_group(topology)) run_topology(master, topology, now_ns);
     const uint64_t epoch = master->epoch;
     bool subsets_vote = false;
     PC_EACH_PEER(master, peer) subsets_vote |= peer->call == PC_CALL_END_STEP && peer->call_subset != 0;

@@ -5,6 +5,7 @@
  *   master_epoch.c    removal, flush, fates, epochs
  *   master_ops.c      verdicts of operations
  *   master_plan.c     rings, and the links that groups are told of
+ *   master_probe.c    measuring of links
  *   master_groups.c   groups of some members: making, breaking, forgetting
  *   master_calls.c    joint calls, shared-state synchronisation, wait-for graph
  *   master_status.c   the report for `pccl status`
@@ -134,6 +135,21 @@ struct pc_pending_op {
     size_t done_count, done_capacity;
 };
 
+struct pc_probe_pair {
+    uint64_t ids[2], serial;
+    uint32_t round;
+    bool waited[2]; /* for the report of the first, the second */
+};
+
+/* All links are being measured. */
+struct pc_probe {
+    bool active;
+    struct pc_probe_pair *pairs; /* by round */
+    size_t count, capacity;
+    size_t first, end; /* of the round in progress */
+    uint64_t deadline_ns;
+};
+
 struct pc_master {
     struct pc_machine machine;
     struct pc_master_config config;
@@ -141,13 +157,14 @@ struct pc_master {
     uint8_t secret[32]; /* link tokens are made from it */
     struct pc_list peers, unproved, groups;
     uint32_t unproved_count;
-    uint64_t next_id, next_sync_id;
+    uint64_t next_id, next_sync_id, next_probe;
     uint32_t next_subset, subset_count;
     struct pc_pair *pairs;
     size_t pair_count, pair_capacity;
     struct pc_tx_pool tx_pool;
     struct pc_arena arena;
 
+    struct pc_probe probe;
     uint64_t epoch;
     bool flushing;
     uint64_t flush_ns;
@@ -222,6 +239,11 @@ void pc_master_flush_tick(struct pc_master *master, uint64_t now_ns);
 bool pc_master_order_ring(struct pc_master *master, struct pc_group *group, const uint64_t *ids, uint32_t n,
                           uint32_t *ring, bool *changed);
 uint32_t pc_master_longest_rtt(const struct pc_master *master, const uint64_t *ids, uint32_t n);
+
+/* master_probe.c ------------------------------------------------------------------------------------------------ */
+/* All are in PC_CALL_OPTIMIZE_TOPOLOGY: measures, begins with that if it has to. True: all is measured. */
+bool pc_master_probe(struct pc_master *master, uint64_t now_ns);
+void pc_master_probed(struct pc_master *master, const struct pc_peer *peer, const struct pc_msg_probed *probed);
 
 /* master_groups.c ----------------------------------------------------------------------------------------------- */
 /* All of group are in PC_CALL_CREATE_GROUP. */

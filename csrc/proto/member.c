@@ -44,6 +44,10 @@ static pc_status on_frame(void *machine, struct pc_stream *stream, const struct 
 static pc_status on_bulk(void *machine, struct pc_stream *stream) {
     struct pc_member *member = machine;
     if (stream->sink.owner == &member->sync) return pc_member_sync_arrived(member, stream);
+    if (stream->sink.owner == &member->probe) {
+        pc_member_probe_arrived(member, stream, stream->heard_ns);
+        return pcclSuccess;
+    }
     return pc_member_data_arrived(stream, stream->heard_ns);
 }
 
@@ -343,6 +347,7 @@ void pc_member_destroy(struct pc_member *member) {
     free(member->group.cost_memory);
     free(member->done);
     free(member->early_wants);
+    free(member->probe.scrap);
     free(member->run_key);
     free(member);
 }

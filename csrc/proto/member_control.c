@@ -235,6 +235,7 @@ static bool expected(const struct pc_member *member, uint8_t type) {
     case PC_MSG_CALL_RESULT:
     case PC_MSG_VERDICT:
     case PC_MSG_FREEZE:
+    case PC_MSG_PROBE:
     case PC_MSG_SYNC_PLAN: return member->phase == PC_MEMBER_MEMBER;
     default: return false;
     }
@@ -250,6 +251,7 @@ union control_message {
     struct pc_msg_verdict verdict;
     struct pc_msg_freeze freeze;
     struct pc_msg_sync_plan plan;
+    struct pc_msg_probe probe;
     uint8_t room[PC_MESSAGE_STRUCT_MAX];
 };
 
@@ -269,6 +271,7 @@ static pc_status handle(struct pc_member *member, uint8_t type, const union cont
     case PC_MSG_CALL_RESULT: on_call_result(member, &message->result, now_ns); return pcclSuccess;
     case PC_MSG_VERDICT: on_verdicts(member, &message->verdict, now_ns); return pcclSuccess;
     case PC_MSG_FREEZE: on_freeze(member, &message->freeze); return pcclSuccess;
+    case PC_MSG_PROBE: pc_member_probe(member, &message->probe, now_ns); return pcclSuccess;
     case PC_MSG_SYNC_PLAN: return pc_member_sync_plan(member, &message->plan);
     default: return pcclProtocolError;
     }

@@ -8,6 +8,7 @@
  *   member_data.c     operations: frames in and out, credit
  *   member_watch.c    operations: reports to the master, time limits
  *   member_sync.c     transfer of shared state
+ *   member_probe.c    measuring of links
  */
 #ifndef PC_MEMBER_STATE_H
 #define PC_MEMBER_STATE_H
@@ -92,6 +93,19 @@ struct pc_early_want {
     struct pc_msg_state_ref ref;
 };
 
+/* A link is being measured: outwards, and inwards for the other end. */
+struct pc_member_probe {
+    uint64_t serial, peer; /* serial 0: none */
+    uint64_t begun_ns, sent_bytes;
+    uint32_t most_bytes, burst_bytes;
+    uint32_t bytes_per_ms, bytes_per_ms_before; /* of the last burst and the one before; 0: none yet */
+    uint32_t alike; /* bursts in a row that the link has held back */
+    uint64_t in_serial, in_peer, in_first_ns;
+    uint64_t in_bytes, in_timed_bytes;
+    uint32_t in_burst_bytes;
+    uint8_t *scrap;
+};
+
 struct pc_member {
     struct pc_machine machine;
     struct pc_member_config config;
@@ -132,6 +146,7 @@ struct pc_member {
     struct pc_done *done; /* to be sent at the end of this event */
     size_t done_count, done_capacity;
     struct pc_member_sync sync;
+    struct pc_member_probe probe;
     struct pc_early_want *early_wants;
     size_t early_count, early_capacity;
 
@@ -231,6 +246,14 @@ void pc_member_ops_tick(struct pc_member *member, uint64_t now_ns);
 void pc_member_report_state(struct pc_member *member, struct pc_member_group *group, const struct pc_msg_freeze *freeze);
 void pc_member_report_stalls(struct pc_member *member, uint64_t now_ns);
 void pc_member_cancel_collective(struct pc_member *member, struct pc_call *call, pc_status code, const char *why);
+
+/* member_probe.c ------------------------------------------------------------------------------------------------ */
+void pc_member_probe(struct pc_member *member, const struct pc_msg_probe *message, uint64_t now_ns);
+pc_status pc_member_probe_data(struct pc_member *member, struct pc_stream *stream, const struct pc_msg_probe_data *data,
+                               uint32_t bulk_len);
+void pc_member_probe_arrived(struct pc_member *member, struct pc_stream *stream, uint64_t now_ns);
+void pc_member_probe_ack(struct pc_member *member, struct pc_link *link, const struct pc_msg_probe_ack *ack,
+                         uint64_t now_ns);
 
 /* member_sync.c ------------------------------------------------------------------------------------------------- */
 void pc_member_sync_offer(struct pc_member *member, struct pc_call *call);

@@ -387,6 +387,34 @@ static const struct pc_field msg_ready_fields[] = {
 };
 SCHEMA(msg_ready)
 
+static const struct pc_field msg_probe_fields[] = {
+    FIELD(pc_msg_probe, serial, PC_FIELD_U64),
+    FIELD(pc_msg_probe, id, PC_FIELD_U64),
+    FIELD(pc_msg_probe, most_bytes, PC_FIELD_U32),
+};
+SCHEMA(msg_probe)
+
+static const struct pc_field msg_probed_fields[] = {
+    FIELD(pc_msg_probed, serial, PC_FIELD_U64),
+    FIELD(pc_msg_probed, id, PC_FIELD_U64),
+    FIELD(pc_msg_probed, bytes_per_ms, PC_FIELD_U32),
+};
+SCHEMA(msg_probed)
+
+static const struct pc_field msg_probe_data_fields[] = {
+    FIELD(pc_msg_probe_data, serial, PC_FIELD_U64),
+    FIELD(pc_msg_probe_data, burst_bytes, PC_FIELD_U32),
+};
+SCHEMA(msg_probe_data)
+
+static const struct pc_field msg_probe_ack_fields[] = {
+    FIELD(pc_msg_probe_ack, serial, PC_FIELD_U64),
+    FIELD(pc_msg_probe_ack, elapsed_ns, PC_FIELD_U64),
+    FIELD(pc_msg_probe_ack, burst_bytes, PC_FIELD_U32),
+    FIELD(pc_msg_probe_ack, timed_bytes, PC_FIELD_U32),
+};
+SCHEMA(msg_probe_ack)
+
 static const struct pc_field msg_state_ref_fields[] = {
     FIELD(pc_msg_state_ref, sync_id, PC_FIELD_U64),
     FIELD(pc_msg_state_ref, key, PC_FIELD_U32),
@@ -430,6 +458,10 @@ const struct pc_message_info pc_messages[] = {
     {PC_MSG_DIGESTS, true, &msg_state_ref_schema},
     {PC_MSG_BLOCK_WANT, false, &msg_state_ref_schema},
     {PC_MSG_BLOCK, true, &msg_state_ref_schema},
+    {PC_MSG_PROBED, false, &msg_probed_schema},
+    {PC_MSG_PROBE, false, &msg_probe_schema},
+    {PC_MSG_PROBE_DATA, true, &msg_probe_data_schema},
+    {PC_MSG_PROBE_ACK, false, &msg_probe_ack_schema},
     {0, false, NULL},
 };
 

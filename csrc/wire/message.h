@@ -40,6 +40,7 @@ enum pc_message_type {
     PC_MSG_SYNC_READY = 15,
     PC_MSG_STATUS = 16,
     PC_MSG_LEAVE_GROUP = 17,
+    PC_MSG_PROBED = 18,
     /* control connection: from the master */
     PC_MSG_CHALLENGE = 32,
     PC_MSG_WELCOME = 33,
@@ -51,6 +52,7 @@ enum pc_message_type {
     PC_MSG_EVICT = 39,
     PC_MSG_SYNC_PLAN = 40,
     PC_MSG_STATUS_REPLY = 41,
+    PC_MSG_PROBE = 42,
     /* links */
     PC_MSG_LINK_HELLO = 64,
     PC_MSG_LINK_ACK = 65,
@@ -59,7 +61,9 @@ enum pc_message_type {
     PC_MSG_DIGESTS_WANT = 68,
     PC_MSG_DIGESTS = 69, /* bulk: 16 bytes a block */
     PC_MSG_BLOCK_WANT = 70,
-    PC_MSG_BLOCK = 71 /* bulk: the block */
+    PC_MSG_BLOCK = 71, /* bulk: the block */
+    PC_MSG_PROBE_DATA = 72, /* bulk: what nobody reads */
+    PC_MSG_PROBE_ACK = 73
 };
 
 /* Shared parts ------------------------------------------------------------------------------------------------- */
@@ -288,6 +292,15 @@ struct pc_msg_epoch {
 struct pc_msg_leave_group {
     uint32_t subset;
 };
+/* The receiver is to measure how fast its link to that peer is, with at most so many bytes. */
+struct pc_msg_probe {
+    uint64_t serial, id;
+    uint32_t most_bytes;
+};
+struct pc_msg_probed {
+    uint64_t serial, id;
+    uint32_t bytes_per_ms; /* 0: it could not be measured */
+};
 struct pc_msg_goodbye {
     struct pc_text reason;
 };
@@ -371,6 +384,16 @@ struct pc_msg_ready {
     struct pc_op_key key;
     struct pc_op_shape shape;
     uint64_t step, weight, credit;
+};
+/* A part of a burst of so many bytes. */
+struct pc_msg_probe_data {
+    uint64_t serial;
+    uint32_t burst_bytes;
+};
+/* The burst is complete: so much of it came in that time, after its first frame. */
+struct pc_msg_probe_ack {
+    uint64_t serial, elapsed_ns;
+    uint32_t burst_bytes, timed_bytes;
 };
 struct pc_msg_state_ref {
     uint64_t sync_id;
