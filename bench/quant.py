@@ -1,8 +1,8 @@
 """Codecs: how fast they are, and what an all-reduce gains by them. ``python bench/quant.py``
 
 First the kernels alone, on one thread: bytes of float32 a second, from the cache and from memory, beside copying and
-adding. Then the all-reduce of averages between two peers over TCP on loopback, in place, with and without each codec, in
-one run. What a codec gains on a slow link is in ``wan.py --scenario quant``.
+adding. Then the all-reduce of averages between two peers over TCP on loopback, in place, with and without each codec,
+in one run. What a codec gains on a slow link is in ``wan.py --scenario quant``.
 """
 
 from __future__ import annotations
