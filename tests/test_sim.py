@@ -55,3 +55,10 @@ def test_a_crash_after_every_event_keeps_the_laws(simulator: Simulator, peers: i
             for victim in range(1, peers + 1):
                 report = simulator.run(seed, peers, peers, 2, faults=False, crash=(event, victim))
                 assert report.ok, f"seed {seed}, peer {victim} after event {event}: {simulator.verdict(report)}"
+
+
+@pytest.mark.parametrize("victim", [1, 3])
+def test_a_death_between_some_votes_and_the_step_of_others(simulator: Simulator, victim: int) -> None:
+    """One member was through with an empty operation of a step, and had voted; the others did it among fewer."""
+    report = simulator.run(338, 3, 3, 3, faults=False, crash=(100, victim))
+    assert report.ok, simulator.verdict(report)
