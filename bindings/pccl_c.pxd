@@ -101,6 +101,7 @@ cdef extern from "pccl.h" nogil:
     ctypedef struct pcclCodecOptions_t:
         pcclQuantizationAlgorithm_t algorithm
         pcclDataType_t quantized_datatype
+        int32_t exponent
         uint32_t block
         c_bool stochastic
         c_bool finite_only

@@ -130,7 +130,8 @@ typedef enum pcclQuantizationAlgorithm_t {
     pcclQuantInt4 = 19,
     pcclQuantFp8E4M3 = 20,
     pcclQuantE3M0 = 21, /* sign and a power of two */
-    pcclQuantTopK = 22 /* of every 64 elements the largest, with two bits */
+    pcclQuantTopK = 22, /* of every 64 elements the largest, with two bits */
+    pcclQuantIntSum = 23 /* 16-bit multiples of a power of two that all share: their sums are exact */
 } pcclQuantizationAlgorithm_t;
 
 typedef struct pcclCommCreateParams_t {
@@ -367,12 +368,13 @@ typedef enum pcclAlgorithm_t {
 #define PCCL_RANK_ANY UINT32_MAX
 
 /*
- * How payloads of floating-point types travel where they are reduced. Zero-initialised: as they are. Algorithm, type and
- * block must be the same at all peers. Everything else is each peer's own affair.
+ * How payloads of floating-point types travel where they are reduced. Zero-initialised: as they are. Algorithm, type,
+ * exponent and block must be the same at all peers. Everything else is each peer's own affair.
  */
 typedef struct pcclCodecOptions_t {
     pcclQuantizationAlgorithm_t algorithm;
     pcclDataType_t quantized_datatype; /* of MinMax and ZeroPointScale: an integer type, whose bits a code has */
+    int32_t exponent; /* of IntSum: codes are multiples of 2^exponent, which is from -100 to 100 */
     uint32_t block; /* elements with one scale: a power of two from 32 to 4096; 0: the codec's own */
     bool stochastic; /* rounds up or down with odds that make the mean exact */
     bool finite_only; /* a NaN, an infinity or a range beyond the codec's is an error; else such blocks travel as they are */

@@ -42,7 +42,7 @@ class Comm:
         weight: int | None,
         scale: float,
         algorithm: int,
-        codec: tuple[int, int, int, bool, bool, float] | None,
+        codec: tuple[int, int, int, int, bool, bool, float] | None,
         residual: Buffer | None,
         timeout_ms: int,
         group: int,

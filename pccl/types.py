@@ -116,6 +116,7 @@ class QuantizationAlgorithm(IntEnum):
     FP8_E4M3 = 20
     E3M0 = 21
     TOP_K = 22
+    INT_SUM = 23
 
 
 class DataType(IntEnum):

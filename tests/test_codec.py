@@ -33,9 +33,10 @@ lib = c_level.load(CDEF, only=("base", "bytes", "math"))
 ffi = lib.ffi
 BEST = int(lib.pc_reduce_force_level(-1))
 
-MIN_MAX, ZERO_POINT, BF16, FP16, INT8, INT4, E4M3, E3M0, TOP_K = 1, 2, 16, 17, 18, 19, 20, 21, 22
+MIN_MAX, ZERO_POINT, BF16, FP16, INT8, INT4, E4M3, E3M0, TOP_K, INT_SUM = 1, 2, 16, 17, 18, 19, 20, 21, 22, 23
 STEPS = [(kind, bits) for kind in (MIN_MAX, ZERO_POINT) for bits in (8, 16, 32, 64)]
-ALL = [*STEPS, *((kind, 0) for kind in range(BF16, TOP_K + 1))]
+EXPONENT = 128  # of int_sum, as it is kept: 0
+ALL = [*STEPS, *((kind, 0) for kind in range(BF16, TOP_K + 1)), (INT_SUM, EXPONENT - 10)]
 DTYPES = {np.dtype("float32"): 10, np.dtype("float64"): 11}
 # Relative L2 error on normal data: (kind, bits, block) -> nearest, stochastic. Derived from the step sizes and the
 # expected peaks of blocks; the same figures as in public comparisons of these formats.
@@ -163,6 +164,7 @@ GOLDEN = {
     (E4M3, 0): "e8ff4f672574c4ee",
     (E3M0, 0): "f14507611b1ac27f",
     (TOP_K, 0): "876d6cd8201291d8",
+    (INT_SUM, 118): "1df09b790d05d7c1",
 }
 
 
@@ -310,6 +312,33 @@ def test_top_k_takes_the_largest() -> None:
         assert len(set(np.abs(out[wanted]).tolist())) <= 2
 
 
+def test_int_sum_adds_exactly() -> None:
+    """Whatever the order and however often a sum is coded again on its way."""
+    c = codec(INT_SUM, EXPONENT - 8)
+    parts = [round_trip(c, normal(5000, seed)) for seed in range(8)]
+    for seed, part in enumerate(parts):
+        assert np.array_equal(part, np.rint(normal(5000, seed) * 256) / 256)
+    by_ring = parts[0]
+    for part in parts[1:]:
+        by_ring = round_trip(c, by_ring + part)
+    assert np.array_equal(by_ring, np.sum(np.array(parts, "f8"), axis=0))
+    assert np.array_equal(round_trip(c, np.full(100, 127.99609375, "float32")), np.full(100, 127.99609375, "float32"))
+    assert np.array_equal(round_trip(c, np.full(100, 1000.1, "float32")), np.full(100, 1000.1, "float32"))
+    assert encode(codec(INT_SUM, EXPONENT - 8, finite_only=True), np.full(100, 1000.1, "float32")) == b""
+
+
+def test_a_sum_of_64_members_is_as_good_as_one() -> None:
+    """Direct: each contribution is coded once, and the sum once."""
+    c = codec(INT8)
+    values = [normal(1 << 15, seed) for seed in range(64)]
+    total = values[63].copy()
+    for value in values[:63]:
+        added = decode(c, encode(c, value), value.size, add_to=total)
+        assert added is not None
+        total = added
+    assert relative_error(round_trip(c, total), np.sum(np.array(values, "f8"), axis=0)) <= 0.011
+
+
 def test_sizes_on_the_wire() -> None:
     sizes = {pair: 8 * lib.pc_codec_bytes(codec(*pair), 10, 1 << 20) / (1 << 20) for pair in ALL}
     assert sizes[INT8, 0] == 8.125
@@ -348,6 +377,7 @@ def test_no_such_codec() -> None:
         assert not lib.pc_codec_valid(ffi.new("struct pc_codec *", lib.pc_codec_make(kind, bits, block)))
     assert not lib.pc_codec_valid(ffi.new("struct pc_codec *", lib.pc_codec_make(INT8, 0, 8192)))
     assert not lib.pc_codec_valid(ffi.new("struct pc_codec *", lib.pc_codec_make(TOP_K, 0, 128)))
+    assert not lib.pc_codec_valid(ffi.new("struct pc_codec *", lib.pc_codec_make(INT_SUM, EXPONENT + 101, 0)))
 
 
 @settings(max_examples=200, deadline=None)
@@ -359,5 +389,6 @@ def test_no_element_is_off_by_more_than_its_step(pair: tuple[int, int], values: 
     data = np.array(values, "float32")
     got = round_trip(codec(*pair), data).astype("f8")
     peak = float(np.abs(data).max())
-    step = {INT8: 1 / 127, INT4: 1 / 7, E4M3: 1 / 14, E3M0: 1 / 2, BF16: 1 / 256, FP16: 1 / 2048}.get(pair[0], 2 / 255)
+    step = {INT8: 1 / 127, INT4: 1 / 7, E4M3: 1 / 14, E3M0: 1 / 2, BF16: 1 / 256, FP16: 1 / 2048,
+            INT_SUM: 2.0**-10 / max(peak, 2.0**-100)}.get(pair[0], 2 / 255)  # fmt: skip
     assert float(np.abs(got - data).max()) <= peak * step + 1e-6 * peak + 2.0**-24 + 2.0**-84

@@ -234,6 +234,27 @@ def test_weights_and_scales(peers):
         assert half == size * (size + 1) / 4
 
 
+def exact_sums(peer, rank, size):
+    comm, made = peer.comm, []
+    data = np.random.default_rng(rank).standard_normal(20_000).astype("float32")
+    codec = pccl.Codec.int_sum(comm, data)
+    for algorithm in ("ring", "tree", "direct"):
+        work = data.copy()
+        comm.all_reduce(work, codec=codec, algorithm=algorithm)
+        made.append(digest(work))
+    exact = sum(np.random.default_rng(of).standard_normal(20_000).astype("float32").astype("f8") for of in range(size))
+    return [codec.exponent, made, float(np.abs(work - exact).max()) <= size * 2.0**codec.exponent / 2]
+
+
+def test_integer_sums_do_not_depend_on_the_way(peers):
+    found = everywhere(peers, exact_sums)
+    assert all(answer == found[0] for answer in found)
+    exponent, made, within = found[0]
+    assert -15 <= exponent <= -9
+    assert len(set(made)) == 1
+    assert within
+
+
 def in_a_step(peer, rank, size):
     data = np.random.default_rng(rank).standard_normal(50_000).astype("float32")
     with peer.comm.step():
@@ -262,6 +283,7 @@ def disagree(peer, rank, size, mine):
     [
         ([None, {"name": "int8"}, {"name": "int8"}], "as int8 in blocks of 256"),
         ([{"name": "int8", "block": 64}, {"name": "int8"}, {"name": "int8"}], "as int8 in blocks of 64"),
+        ([{"name": "int_sum", "exponent": -3}, {"name": "int_sum"}, {"name": "int_sum"}], "as int_sum of 2^-3"),
         ([{"name": "min_max"}, {"name": "min_max"}, {"name": "min_max", "bits": 16}], "as min_max of 16 bits"),
     ],
 )
@@ -289,6 +311,7 @@ def misuse(peer, rank, size):
         ),
         "sums and averages": lambda: comm.all_reduce(data, op="max", codec="int8", residual=np.zeros(100, "float32")),
         "is for all_reduce": lambda: comm.reduce(data, codec="top_k"),
+        "an exponent is": lambda: comm.all_reduce(data, codec=pccl.Codec("int_sum", exponent=200)),
         "residual decay": lambda: comm.all_reduce(data, codec=pccl.Codec("int8", residual_decay=2)),
     }
     wrong = []

@@ -143,7 +143,7 @@ cdef class Comm(Keeper):
                          uint32_t root, uint64_t tag, counts, recv_counts, weight, double scale, int algorithm,
                          codec, Buffer residual, uint32_t timeout_ms, uint32_t group):
         """``counts`` and ``recv_counts``: array('Q') or None. ``weight``: None for none. ``codec``: None, or algorithm,
-        data type, block, stochastic, finite_only and residual decay."""
+        data type, exponent, block, stochastic, finite_only and residual decay."""
         cdef Request request = self.prepare(collective_names[collective])
         cdef pcclCollectiveArgs_t args
         cdef uint64_t[::1] counts_view
@@ -172,10 +172,11 @@ cdef class Comm(Keeper):
         if codec is not None:
             args.codec.algorithm = <pcclQuantizationAlgorithm_t><int>codec[0]
             args.codec.quantized_datatype = <pcclDataType_t><int>codec[1]
-            args.codec.block = codec[2]
-            args.codec.stochastic = codec[3]
-            args.codec.finite_only = codec[4]
-            args.codec.residual_decay = codec[5]
+            args.codec.exponent = codec[2]
+            args.codec.block = codec[3]
+            args.codec.stochastic = codec[4]
+            args.codec.finite_only = codec[5]
+            args.codec.residual_decay = codec[6]
         if residual is not None:
             args.codec.residual = residual.data
         args.timeout_ms = timeout_ms

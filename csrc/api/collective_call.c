@@ -111,6 +111,7 @@ static pcclResult_t check_weight(const char *phase, const pcclCollectiveArgs_t *
 /* Codecs -------------------------------------------------------------------------------------------------------- */
 
 static uint8_t code_bits(const pcclCodecOptions_t *options) {
+    if (options->algorithm == pcclQuantIntSum) return (uint8_t)(options->exponent + PC_CODEC_EXPONENT_BIAS);
     const bool typed = options->algorithm == pcclQuantMinMax || options->algorithm == pcclQuantZeroPointScale;
     return typed ? (uint8_t)(pc_dtype_bytes(options->quantized_datatype) * 8) : 0;
 }
@@ -141,9 +142,12 @@ static pcclResult_t check_codec(const char *phase, const pcclCollectiveArgs_t *a
     if ((uint32_t)options->algorithm > UINT8_MAX || !pc_dtype_valid((uint32_t)options->quantized_datatype)) {
         return pc_fail(phase, pcclInvalidArgument, "%d is no quantization algorithm", (int)options->algorithm);
     }
+    if (options->exponent < -PC_CODEC_EXPONENT_MAX || options->exponent > PC_CODEC_EXPONENT_MAX) {
+        return pc_fail(phase, pcclInvalidArgument, "an exponent of %d is not from -100 to 100", (int)options->exponent);
+    }
     const char *name = pc_codec_name((uint8_t)options->algorithm);
     const struct pc_codec codec = codec_of(options);
-    if (codec.bits != 0 && !pc_dtype_is_integer(options->quantized_datatype)) {
+    if (codec.bits != 0 && options->algorithm != pcclQuantIntSum && !pc_dtype_is_integer(options->quantized_datatype)) {
         return pc_fail(phase, pcclInvalidArgument, "%s quantizes to integers, not to %s", name,
                        pc_dtype_name(options->quantized_datatype));
     }

@@ -42,6 +42,10 @@ bool pc_codec_valid(const struct pc_codec *codec) {
     if (by_steps(codec->kind)) {
         return codec->bits == 8 || codec->bits == 16 || codec->bits == 32 || codec->bits == 64;
     }
+    if (codec->kind == pcclQuantIntSum) {
+        return codec->bits >= PC_CODEC_EXPONENT_BIAS - PC_CODEC_EXPONENT_MAX &&
+               codec->bits <= PC_CODEC_EXPONENT_BIAS + PC_CODEC_EXPONENT_MAX;
+    }
     if (codec->bits != 0) return false;
     if (codec->kind == pcclQuantTopK) return codec->block == PC_TOP_K_BLOCK;
     return codec->kind >= pcclQuantBf16 && codec->kind < pcclQuantTopK;
@@ -59,6 +63,7 @@ const char *pc_codec_name(uint8_t kind) {
     case pcclQuantFp8E4M3: return "fp8_e4m3";
     case pcclQuantE3M0: return "e3m0";
     case pcclQuantTopK: return "top_k";
+    case pcclQuantIntSum: return "int_sum";
     default: return "unknown";
     }
 }
@@ -80,7 +85,8 @@ static size_t code_bytes(const struct pc_codec *codec, size_t count) {
     case pcclQuantMinMax:
     case pcclQuantZeroPointScale: return count * (codec->bits / 8u);
     case pcclQuantBf16:
-    case pcclQuantFp16: return count * 2;
+    case pcclQuantFp16:
+    case pcclQuantIntSum: return count * 2;
     case pcclQuantInt4:
     case pcclQuantE3M0: return (count + 1) / 2;
     case pcclQuantTopK: return pc_top_k_bytes(count);
@@ -256,6 +262,21 @@ INLINE bool code_by_steps(struct coding *c, uint8_t kind, uint8_t *header, const
     return true;
 }
 
+/* 2^exponent of int_sum, or its inverse. */
+INLINE float shared_scale(uint8_t bits, bool inverse) {
+    const int32_t exponent = (int32_t)bits - PC_CODEC_EXPONENT_BIAS;
+    return pc_half_float_of_bits((uint32_t)(127 + (inverse ? -exponent : exponent)) << 23);
+}
+
+INLINE bool code_by_shared_scale(struct coding *c, uint8_t bits, uint8_t *header, const any_f32 *in, size_t count) {
+    const float peak = pc_half_float_of_bits(peak_bits((const any_u32 *)(const void *)in, count));
+    c->factor = shared_scale(bits, true);
+    c->least = -INT16_MAX;
+    c->most = INT16_MAX;
+    put_f32(header, 0.0f);
+    return peak < PC_CODEC_HUGE && peak * c->factor <= (float)INT16_MAX;
+}
+
 /* kind and c.stochastic are constants where it is inlined. False: the block cannot be coded. */
 INLINE bool encode_block(uint8_t kind, uint8_t bits, struct coding c, uint8_t *header, uint8_t *codes,
                          const any_f32 *in, size_t count) {
@@ -275,6 +296,10 @@ INLINE bool encode_block(uint8_t kind, uint8_t bits, struct coding c, uint8_t *h
     case pcclQuantE3M0:
         if (!code_by_peak(&c, header, in, count, 0, 1.0f)) return false;
         encode_e3m0(c, codes, in, count);
+        return true;
+    case pcclQuantIntSum:
+        if (!code_by_shared_scale(&c, bits, header, in, count)) return false;
+        encode_int16(c, (any_u16 *)(void *)codes, in, count);
         return true;
     case pcclQuantBf16: /* limits: what would be rounded to infinity */
     case pcclQuantFp16:
@@ -302,6 +327,7 @@ INLINE void decode_block(uint8_t kind, uint8_t bits, any_f32 *out, const uint8_t
     case pcclQuantInt4: decode_int4(out, codes, count, first, add); break;
     case pcclQuantFp8E4M3: decode_e4m3(out, codes, count, 0, first, add); break;
     case pcclQuantE3M0: decode_e3m0(out, codes, count, first, add); break;
+    case pcclQuantIntSum: decode_int16(out, wide, count, 0, shared_scale(bits, false), add); break;
     case pcclQuantBf16: decode_bf16(out, wide, count, 0, 0, add); break;
     case pcclQuantFp16: decode_fp16(out, wide, count, 0, 0, add); break;
     default:
@@ -408,7 +434,8 @@ INLINE void decode_run(uint8_t kind, const struct decoding *d, struct run run, b
     X(pcclQuantInt8)                                                                                                   \
     X(pcclQuantInt4)                                                                                                   \
     X(pcclQuantFp8E4M3)                                                                                                \
-    X(pcclQuantE3M0)
+    X(pcclQuantE3M0)                                                                                                   \
+    X(pcclQuantIntSum)
 
 #define ENCODE_KIND(kind)                                                                                              \
     case kind: return e->codec->stochastic ? encode_run(kind, true, e, run) : encode_run(kind, false, e, run);

@@ -13,6 +13,7 @@
  *   e3m0        float32 peak              sign, and 0 or one of 2^-6 .. 2^0 of that
  *   min_max     offset, step              how many steps above offset, which is the least element
  *   zero_point  offset, step              the same, with 0 exactly on a step if it lies within the range
+ *   int_sum     0                         16-bit whole multiple of a power of two that the codec names
  *   top_k       two float32 magnitudes    of every 64 elements the largest one: 12-bit index, sign, which magnitude
  *
  * peak: the largest magnitude of the block. offset and step are float64 for float64 elements and for codes of 32 and 64
@@ -29,11 +30,16 @@
 
 #include "pccl.h"
 
-enum { PC_CODEC_BLOCK_MIN = 32, PC_CODEC_BLOCK_MAX = 4096 };
+enum {
+    PC_CODEC_BLOCK_MIN = 32,
+    PC_CODEC_BLOCK_MAX = 4096,
+    PC_CODEC_EXPONENT_MAX = 100,
+    PC_CODEC_EXPONENT_BIAS = 128
+};
 
 struct pc_codec {
     uint8_t kind; /* pcclQuantizationAlgorithm_t */
-    uint8_t bits; /* of a code of min_max and zero_point: 8, 16, 32 or 64; else 0 */
+    uint8_t bits; /* min_max, zero_point: of a code: 8, 16, 32 or 64; int_sum: the exponent + 128; else 0 */
     bool stochastic;
     bool finite_only; /* a block that cannot be coded is an error */
     uint32_t block; /* elements: a power of two */

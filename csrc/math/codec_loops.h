@@ -220,12 +220,14 @@ INLINE float decoded_step(uint32_t code, float offset, float step) {
         }                                                                                                              \
     }
 
+DEFINE_ENCODE(int16, u16, whole_code(c, in[i], i))
 DEFINE_ENCODE(bf16, u16, bf16_code(c, in[i], i))
 DEFINE_ENCODE(fp16, u16, fp16_code(c, in[i], i))
 DEFINE_ENCODE(step8, u8, step_code(c, in[i], i))
 DEFINE_ENCODE(step16, u16, step_code(c, in[i], i))
 
 DEFINE_DECODE(int8, u8, decoded_int8(in[i], scale))
+DEFINE_DECODE(int16, u16, (float)(int16_t)in[i] * scale)
 DEFINE_DECODE(e4m3, u8, decoded_e4m3(in[i], scale))
 DEFINE_DECODE(bf16, u16, pc_half_widen_bf16(in[i]))
 DEFINE_DECODE(fp16, u16, pc_half_widen_f16(in[i]))

@@ -345,13 +345,13 @@ static void make_room(struct pc_collective *c, const struct pc_chunk *chunk, str
 
 /*
  * The own contribution as an input here. Where everybody combines the same inputs, they are the same at all: what the
- * others decode is taken here too.
+ * others decode is taken here too. So it is with integer sums, which do not depend on who adds what.
  */
 static pc_status own_input(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment,
                            struct pc_value *value) {
     PC_TRY(pc_value_own(c, chunk, segment, value));
-    if (pc_collective_codes(c) && chunk->copy_count > 0) return pc_value_encode(c, chunk, segment, value, 1);
-    return pcclSuccess;
+    const bool same = chunk->copy_count > 0 || c->plan.codec.kind == pcclQuantIntSum;
+    return pc_collective_codes(c) && same ? pc_value_encode(c, chunk, segment, value, 1) : pcclSuccess;
 }
 
 /* Takes inputs in their turn as long as they are here. */
@@ -390,9 +390,20 @@ static pc_status distribute(struct pc_collective *c, const struct pc_chunk *chun
     return emit_final(c, chunk, segment, &value);
 }
 
-/* Everybody combines this chunk itself. The copies are staged: the result may overwrite the contribution first. */
+static uint64_t seen_bit(const struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment, uint32_t slot) {
+    return state_of(c, chunk)->seen_at + (uint64_t)segment * (chunk->input_count + 1) + slot;
+}
+
+/*
+ * Everybody combines this chunk itself. The copies are staged: the result may overwrite the contribution first. Once for
+ * each segment.
+ */
 static pc_status emit_copies(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment) {
     const struct pc_range range = pc_chunk_segment(chunk, segment);
+    uint32_t own = 0;
+    while (input_rank(c, chunk, own) != c->plan.rank) own++;
+    if (test_bit(c->seen, seen_bit(c, chunk, segment, own))) return pcclSuccess;
+    set_bit(c->seen, seen_bit(c, chunk, segment, own));
     struct pc_value value;
     PC_TRY(pc_value_own(c, chunk, segment, &value));
     if (pc_collective_codes(c)) PC_TRY(pc_value_encode(c, chunk, segment, &value, 1));
@@ -423,7 +434,7 @@ static pc_status start_segment(struct pc_collective *c, const struct pc_chunk *c
  * are n - 1, and that one always has credit.
  */
 static bool may_start(const struct pc_collective *c) {
-    return c->staged_out < 4 * c->plan.n;
+    return c->staged_out < 2 * c->plan.n;
 }
 
 static pc_status start_some(struct pc_collective *c) {
@@ -456,10 +467,6 @@ static bool find_input(const struct pc_collective *c, const struct pc_chunk *chu
         if (input_rank(c, chunk, *input) == rank) return true;
     }
     return false;
-}
-
-static uint64_t seen_bit(const struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment, uint32_t slot) {
-    return state_of(c, chunk)->seen_at + (uint64_t)segment * (chunk->input_count + 1) + slot;
 }
 
 static bool length_fits(const struct pc_collective *c, const struct pc_arrival *arrival, uint32_t elems) {
@@ -515,6 +522,8 @@ static pc_status received_partial(struct pc_collective *c, const struct pc_chunk
     } else {
         c->user.consumed(c->user.context, arrival->from, elems);
     }
+    /* The result may overwrite the own contribution, which the others need too. */
+    if (chunk->copy_count > 0) PC_TRY(emit_copies(c, chunk, arrival->segment));
     const struct pc_chunk_state *state = state_of(c, chunk);
     uint32_t slot = 0;
     (void)find_input(c, chunk, arrival->from, &slot);

@@ -597,7 +597,10 @@ void pc_op_shape_format(const struct pc_op_shape *shape, char *out, size_t out_b
     if (pc_collective_has_root(shape->collective)) (void)snprintf(root, sizeof root, " with root %u", shape->root);
     if (shape->codec != pcclQuantNone) {
         (void)snprintf(codec, sizeof codec, " as %s in blocks of %u", pc_codec_name(shape->codec), shape->codec_block);
-        if (shape->codec_bits != 0) {
+        if (shape->codec == pcclQuantIntSum) {
+            (void)snprintf(codec, sizeof codec, " as %s of 2^%d in blocks of %u", pc_codec_name(shape->codec),
+                           shape->codec_bits - PC_CODEC_EXPONENT_BIAS, shape->codec_block);
+        } else if (shape->codec_bits != 0) {
             (void)snprintf(codec, sizeof codec, " as %s of %u bits in blocks of %u", pc_codec_name(shape->codec),
                            shape->codec_bits, shape->codec_block);
         }
