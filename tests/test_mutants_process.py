@@ -208,6 +208,54 @@ def damaged_block(cluster):
     return [] if receiving["digest"] == serving["digest"] else ["the tensors differ after a synchronisation"]
 
 
+def make_group(peer, ranks):
+    peer.group = peer.comm.new_group(ranks)
+
+
+def reduce_in_group(peer, world):
+    """As soon as only ``world`` members are left."""
+    deadline = time.monotonic() + 5
+    while peer.comm.world_size > world and time.monotonic() < deadline:
+        time.sleep(0.01)
+    x = np.ones(10, np.float32)
+    try:
+        peer.group.all_reduce(x, op_timeout=3)
+    except pccl.PCCLError as failed:
+        return type(failed).__name__
+    return float(x[0])
+
+
+def death_outside(cluster):
+    """A peer dies that is in no group with the others: theirs goes on."""
+    peers = cluster.join(3)
+    cluster.call(peers, make_group, ranks=[0, 1])
+    peers[2].kill()
+    results = cluster.call(peers[:2], reduce_in_group, PATIENCE_S, world=2)
+    return [f"not reduced: {result}" for result in results if result != 2.0]
+
+
+def vote(peer):
+    peer.emit("voting")
+    try:
+        with peer.group.step():
+            pass
+    except pccl.PCCLError as failed:
+        return type(failed).__name__
+    return "committed"
+
+
+def vote_of_a_broken_group(cluster):
+    """One has voted, one has not, one dies: the step is lost for all."""
+    peers = cluster.join(3)
+    cluster.call(peers, make_group, ranks=[0, 1, 2])
+    peers[0].start(vote)
+    peers[0].event("voting")
+    time.sleep(0.3)
+    peers[2].kill()
+    result = peers[0].wait(PATIENCE_S)
+    return [] if result != "committed" else ["a step was committed without the votes of all"]
+
+
 SCENARIOS = {
     1: one_end_complete,
     2: one_end_complete,
@@ -217,6 +265,8 @@ SCENARIOS = {
     6: slow_poster,
     7: all_survivors_done,
     8: damaged_block,
+    9: death_outside,
+    10: vote_of_a_broken_group,
 }
 
 
