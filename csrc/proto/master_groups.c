@@ -121,11 +121,12 @@ void pc_master_create_subset(struct pc_master *master, const struct pc_group *gr
     else check_list(master, group, first, &error);
     const struct pc_group *subset = error.code == pcclSuccess ? make(master, group, first) : NULL;
     if (error.code == pcclSuccess && subset == NULL) pc_error_set(&error, pcclNoMemory, "the master has no memory for a group");
-    if (subset != NULL) pc_master_flip(master, false); /* the epoch tells its members */
+    const uint32_t number = subset != NULL ? subset->subset : 0;
+    if (subset != NULL) pc_master_flip(master, false); /* the epoch tells its members, and may end it at once */
     PC_EACH_PEER(master, peer) {
         if (!pc_master_in_group(peer, group)) continue;
-        const bool in = subset != NULL && pc_master_in_group(peer, subset);
-        pc_master_answer(master, peer, in ? subset->subset : 0, subset != NULL ? NULL : &error);
+        const bool in = holds(peer->wanted, peer->wanted_count, peer->id);
+        pc_master_answer(master, peer, in ? number : 0, number != 0 ? NULL : &error);
     }
     pc_master_moved(master, group);
 }
@@ -157,6 +158,18 @@ void pc_master_leave_subset(struct pc_master *master, const struct pc_peer *peer
     pc_master_free_group(master, subset);
 }
 
+/* Members have no link to each other, and no ring leads round it. */
+static void blame_link(const struct pc_master *master, struct pc_group *subset) {
+    for (size_t i = 0; i < master->pair_count; i++) {
+        const struct pc_pair *pair = &master->pairs[i];
+        if (!pair->bad || !pc_master_listed(subset, pair->low) || !pc_master_listed(subset, pair->high)) continue;
+        subset->cause = (pc_error){.peer_id = pair->high};
+        pc_error_set(&subset->cause, pcclRankConnectionLost, "the link between peer %llu and peer %llu was lost twice",
+                     (unsigned long long)pair->low, (unsigned long long)pair->high);
+        return;
+    }
+}
+
 bool pc_master_plan_subset(struct pc_master *master, struct pc_group *subset) {
     for (size_t i = 0; i < subset->n && !subset->broken; i++) {
         const struct pc_peer *peer = pc_master_find(master, subset->ids[i]);
@@ -174,6 +187,7 @@ bool pc_master_plan_subset(struct pc_master *master, struct pc_group *subset) {
     const uint32_t n = (uint32_t)subset->n;
     bool changed = false;
     subset->broken = !pc_master_order_ring(master, subset, subset->ids, n, subset->ring, &changed);
+    if (subset->broken) blame_link(master, subset);
     subset->rtt_us = pc_master_longest_rtt(master, subset->ids, n);
     return true;
 }

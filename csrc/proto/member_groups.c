@@ -130,6 +130,7 @@ static pc_status update(struct pc_member *member, struct pc_member_group *group,
     group->ring_only = record->ring_only != 0;
     group->rtt_us = record->rtt_us;
     if (record->broken && group->subset != 0) {
+        if (group->n == 0) PC_TRY(copy_order(member, group, record)); /* it was lost in the epoch in which it was made */
         group->broken = cause;
     } else {
         PC_TRY(copy_order(member, group, record));

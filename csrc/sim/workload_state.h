@@ -106,6 +106,17 @@ uint64_t pc_workload_check_sum(struct pc_workload *workload, struct program *pro
 void pc_workload_check_agreement(struct pc_workload *workload, const struct program *program,
                                  const struct reduction *reduction, uint32_t tag);
 
+/* reduce_work.c ------------------------------------------------------------------------------------------------- */
+/* What the program reduces in this step in the whole group, and then in its subsets. */
+void pc_reductions_start(struct pc_workload *workload, struct program *program);
+void pc_reduction_ended(struct pc_workload *workload, struct program *program, struct reduction *reduction);
+bool pc_reductions_done(const struct program *program);
+void pc_reductions_vote(struct pc_workload *workload, struct program *program);
+void pc_reductions_voted(struct pc_workload *workload, struct program *program);
+/* What was sent from memory of its own is there as it was. */
+bool pc_reductions_unchanged(const struct pc_workload *workload, const struct program *program);
+void pc_reductions_free(struct program *program);
+
 /* subset_work.c ------------------------------------------------------------------------------------------------- */
 /* Whether all programs make a group before the reductions of this step; then the call is out. */
 bool pc_subset_make(struct pc_workload *workload, struct program *program);

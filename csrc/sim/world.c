@@ -391,7 +391,7 @@ struct pc_process *pc_world_start(struct pc_world *world, uint32_t slot, uint32_
             .incarnation = 1,
             .dead_timeout_ns = 5 * PC_NS_PER_S,
             .join_timeout_ns = 600 * PC_NS_PER_S,
-            .probe_bytes = 256 << 10,
+            .probe_bytes = 64 << 10,
             .handshake_timeout_ns = 5 * PC_NS_PER_S,
             .random = pc_world_random_source(world),
         };
