@@ -190,6 +190,39 @@ def test_error_feedback(peers, codec, rounds, least):
         assert with_feedback * least < without
 
 
+def feedback_of_what_is_no_number(peer, rank, size, codec, algorithm):
+    residual, bad = np.zeros(3000, "float32"), np.full(3000, rank + 1.0, "float32")
+    bad[7] = [np.inf, np.nan][rank % 2]
+    peer.comm.all_reduce(bad, codec=codec, residual=residual, algorithm=algorithm)
+    data = np.full(3000, rank + 1.0, "float32")
+    peer.comm.all_reduce(data, codec=codec, residual=residual, algorithm=algorithm)
+    return [bool(np.isnan(bad[7])), bool(np.isfinite(residual).all()), bool(np.isfinite(data).all())]
+
+
+@pytest.mark.parametrize(("codec", "algorithm"), [("int8", "direct"), ("int8", "exchange"), ("top_k", "exchange")])
+def test_what_is_no_number_stays_out_of_the_residual(peers, codec, algorithm):
+    found = everywhere(peers, feedback_of_what_is_no_number, codec=codec, algorithm=algorithm)
+    assert found == [[True, True, True]] * len(peers)
+
+
+def feedback_of_exact_sums(peer, rank, size, op, algorithm):
+    """What each contribution lacks is in its own residual, at the root of a chunk too."""
+    codec, data = pccl.Codec("int_sum", exponent=-4), np.full(8192, 0.3 * (rank + 1), "float32")
+    residual, work = np.zeros(8192, "float32"), data.copy()
+    peer.comm.all_reduce(work, codec=codec, residual=residual, algorithm=algorithm, op=op)
+    work = work * (size if op == "avg" else 1)
+    return [float(data[0]), work[::4095].tolist(), residual[::4095].tolist()]
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "exchange"])
+@pytest.mark.parametrize("op", ["sum", "avg"])
+def test_residuals_of_integer_sums_are_all_that_a_result_lacks(peers, op, algorithm):
+    found = everywhere(peers, feedback_of_exact_sums, op=op, algorithm=algorithm)
+    exact = sum(mine for mine, _, _ in found)
+    for i, got in enumerate(found[0][1]):
+        assert got + sum(residual[i] for _, _, residual in found) == pytest.approx(exact, rel=1e-5)
+
+
 def feedback_of_a_failure(peer, rank, size):
     comm, count = peer.comm, 10_000
     residual = np.full(count, 0.25, "float32")

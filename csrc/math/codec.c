@@ -578,3 +578,19 @@ bool pc_codec_decode(const struct pc_codec *codec, pcclDataType_t dtype, void *o
     }
     return true;
 }
+
+void pc_codec_left_out(const struct pc_codec *codec, pcclDataType_t dtype, void *values, const void *coded,
+                       size_t len_bytes, size_t count) {
+    any_f32 *single = (any_f32 *)values;
+    any_f64 *wide = (any_f64 *)values;
+    const bool floats = dtype == pcclFloat;
+    for (size_t i = 0; i < count; i++) {
+        if (floats) single[i] = -single[i];
+        else wide[i] = -wide[i];
+    }
+    (void)pc_codec_decode(codec, dtype, values, coded, len_bytes, count, true);
+    for (size_t i = 0; i < count; i++) {
+        if (floats) single[i] = isfinite(single[i]) ? -single[i] : 0.0f;
+        else wide[i] = isfinite(wide[i]) ? -wide[i] : 0.0;
+    }
+}

@@ -77,4 +77,11 @@ size_t pc_codec_encode(const struct pc_codec *codec, pcclDataType_t dtype, void 
 bool pc_codec_decode(const struct pc_codec *codec, pcclDataType_t dtype, void *out, const void *in, size_t len_bytes,
                      size_t count, bool add);
 
+/*
+ * values[i] -= the i-th of coded, which are those values as pc_codec_encode coded them: what coding has left out. 0 of
+ * those that are no number, which travel as they are.
+ */
+void pc_codec_left_out(const struct pc_codec *codec, pcclDataType_t dtype, void *values, const void *coded,
+                       size_t len_bytes, size_t count);
+
 #endif

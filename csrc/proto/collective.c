@@ -207,7 +207,7 @@ static pc_status emit(struct pc_collective *c, const struct pc_chunk *chunk, str
 static pc_status emit_partial(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment, uint32_t to,
                               struct pc_value *value) {
     const struct pc_range range = pc_chunk_segment(chunk, segment);
-    if (pc_collective_codes(c)) PC_TRY(pc_value_encode(c, chunk, segment, value, 1));
+    if (pc_collective_codes(c)) PC_TRY(pc_value_encode(c, chunk, segment, value, false));
     const uint32_t elem = value->wide ? c->plan.acc_bytes : c->plan.elem_bytes;
     struct pc_emission emission = {
         .to = to,
@@ -328,7 +328,7 @@ static pc_status conclude_coded(struct pc_collective *c, const struct pc_chunk *
         pc_reduce_narrow(pc_dtype_accumulator(c->dtype), c->redop, acc.segment->data, acc.data, range.elems, acc.weight);
     }
     /* What is lost here is lost from the sum: the root makes it good with its next contribution. */
-    PC_TRY(pc_value_encode(c, chunk, segment, &acc, c->redop == pcclAvg ? (double)acc.weight : 1));
+    PC_TRY(pc_value_encode(c, chunk, segment, &acc, true));
     return take_final(c, chunk, segment, &acc);
 }
 
@@ -351,7 +351,7 @@ static pc_status own_input(struct pc_collective *c, const struct pc_chunk *chunk
                            struct pc_value *value) {
     PC_TRY(pc_value_own(c, chunk, segment, value));
     const bool same = chunk->copy_count > 0 || c->plan.codec.kind == pcclQuantIntSum;
-    return pc_collective_codes(c) && same ? pc_value_encode(c, chunk, segment, value, 1) : pcclSuccess;
+    return pc_collective_codes(c) && same ? pc_value_encode(c, chunk, segment, value, false) : pcclSuccess;
 }
 
 /* Takes inputs in their turn as long as they are here. */
@@ -406,7 +406,7 @@ static pc_status emit_copies(struct pc_collective *c, const struct pc_chunk *chu
     set_bit(c->seen, seen_bit(c, chunk, segment, own));
     struct pc_value value;
     PC_TRY(pc_value_own(c, chunk, segment, &value));
-    if (pc_collective_codes(c)) PC_TRY(pc_value_encode(c, chunk, segment, &value, 1));
+    if (pc_collective_codes(c)) PC_TRY(pc_value_encode(c, chunk, segment, &value, false));
     if (value.weight > 0 && value.segment == NULL) {
         value.segment = pc_value_take(c, c->plan.rank, range.elems);
         if (value.segment == NULL) return pcclNoMemory;

@@ -75,19 +75,25 @@ static uint32_t seed_of(const struct pc_collective *c, const struct pc_chunk *ch
     return (uint32_t)((place + c->seed) * 0x9e3779b97f4a7c15ull >> 32);
 }
 
-/* residual = (value - what will be decoded) * factor */
+/*
+ * residual = value - what will be decoded, as a sum; value is used up. Where the root has coded its own contribution too,
+ * what that lacks is there already.
+ */
 static void keep_residual(struct pc_collective *c, const struct pc_chunk *chunk, struct pc_range range,
-                          const struct pc_value *value, const struct pc_value *coded, double factor) {
+                          struct pc_value *value, const struct pc_value *coded, bool final) {
     const pcclDataType_t type = wide_type(c);
-    uint8_t *residual = new_residual(c, chunk, range);
-    (void)pc_codec_decode(&c->plan.codec, type, residual, coded->data, coded->coded_bytes, range.elems, false);
-    pc_reduce_scale(type, residual, range.elems, -1.0);
-    pc_reduce_accumulate(type, pcclSum, residual, value->data, range.elems);
-    if (factor != 1.0) pc_reduce_scale(type, residual, range.elems, factor);
+    uint8_t *residual = new_residual(c, chunk, range), *left_out = value->segment->data;
+    pc_codec_left_out(&c->plan.codec, type, left_out, coded->data, coded->coded_bytes, range.elems);
+    if (final && c->redop == pcclAvg) pc_reduce_scale(type, left_out, range.elems, (double)value->weight);
+    if (final && c->plan.codec.kind == pcclQuantIntSum) {
+        pc_reduce_accumulate(type, pcclSum, residual, left_out, range.elems);
+    } else {
+        memcpy(residual, left_out, (size_t)range.elems * c->plan.acc_bytes);
+    }
 }
 
 pc_status pc_value_encode(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment, struct pc_value *value,
-                          double feedback) {
+                          bool final) {
     const struct pc_range range = pc_chunk_segment(chunk, segment);
     if (value->coded_bytes > 0 || value->weight == 0 || range.elems == 0) return pcclSuccess;
     if (!value->wide) PC_TRY(pc_value_make_accumulator(c, value, range.elems));
@@ -97,7 +103,7 @@ pc_status pc_value_encode(struct pc_collective *c, const struct pc_chunk *chunk,
                                          seed_of(c, chunk, segment));
     if (bytes == 0) return pcclNotEncodable;
     const struct pc_value coded = {memory->data, memory, false, (uint32_t)bytes, value->weight};
-    if (c->residual != NULL && feedback != 0) keep_residual(c, chunk, range, value, &coded, feedback);
+    if (c->residual != NULL) keep_residual(c, chunk, range, value, &coded, final);
     pc_value_give(c, value->segment);
     *value = coded;
     return pcclSuccess;

@@ -32,9 +32,9 @@ void pc_value_give(struct pc_collective *c, struct pc_segment *segment);
 
 /* The own contribution to a segment of chunk, scaled, with what feedback adds to it. */
 pc_status pc_value_own(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment, struct pc_value *value);
-/* Encodes value. What coding loses of it, times feedback, goes into this peer's residual; 0: nothing. */
+/* Encodes value. What coding loses of it goes into this peer's residual. final: it is a result, for averages divided. */
 pc_status pc_value_encode(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment, struct pc_value *value,
-                          double feedback);
+                          bool final);
 /* Moves value to staging memory of its own, in the accumulator's type, unless it is there. */
 pc_status pc_value_make_accumulator(struct pc_collective *c, struct pc_value *value, uint32_t elems);
 /* acc = acc op value; value is used up. pcclProtocolError: what came encoded cannot be decoded. */
