@@ -365,6 +365,16 @@ def test_truncated_and_mutated_bytes(kind: int, bits: int) -> None:
         decode(c, bytes(wrong), data.size)
 
 
+def test_nothing_finite_is_rounded_to_infinity() -> None:
+    for kind, largest in ((BF16, np.uint32(0x7F7F7FFF).view("f4")), (FP16, np.float32(65519))):
+        data = np.full(64, largest, "f4")
+        for seed in range(20):
+            for stochastic in (False, True):
+                out = round_trip(codec(kind, stochastic=stochastic), data, seed)
+                assert np.isfinite(out).all()
+                assert relative_error(out, data) < 2**-8
+
+
 def test_no_such_codec() -> None:
     for kind, bits, block in [
         (3, 0, 0),

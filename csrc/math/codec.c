@@ -301,14 +301,15 @@ INLINE bool encode_block(uint8_t kind, uint8_t bits, struct coding c, uint8_t *h
         if (!code_by_shared_scale(&c, bits, header, in, count)) return false;
         encode_int16(c, (any_u16 *)(void *)codes, in, count);
         return true;
-    case pcclQuantBf16: /* limits: what would be rounded to infinity */
+    case pcclQuantBf16: /* limits: what would be rounded to infinity, or might be */
+        put_f32(header, 0.0f);
+        if (peak_bits((const any_u32 *)(const void *)in, count) >= (c.stochastic ? 0x7f7f0001u : 0x7f7f8000u)) return false;
+        encode_bf16(c, (any_u16 *)(void *)codes, in, count);
+        return true;
     case pcclQuantFp16:
         put_f32(header, 0.0f);
-        if (peak_bits((const any_u32 *)(const void *)in, count) >= (kind == pcclQuantBf16 ? 0x7f7f8000u : 0x477ff000u)) {
-            return false;
-        }
-        if (kind == pcclQuantBf16) encode_bf16(c, (any_u16 *)(void *)codes, in, count);
-        else encode_fp16(c, (any_u16 *)(void *)codes, in, count);
+        if (peak_bits((const any_u32 *)(const void *)in, count) >= 0x477ff000u) return false;
+        encode_fp16(c, (any_u16 *)(void *)codes, in, count);
         return true;
     default:
         if (!code_by_steps(&c, kind, header, in, count, bits == 8 ? 255 : 65535)) return false;
