@@ -377,9 +377,9 @@ static bool encode_top_k(uint8_t *header, uint8_t *codes, const float *in, size_
     return true;
 }
 
-static bool decode_top_k(float *out, const uint8_t *header, const uint8_t *codes, size_t count) {
+static void decode_top_k(float *out, const uint8_t *header, const uint8_t *codes, size_t count) {
     const float magnitudes[2] = {get_f32(header), get_f32(header + 4)};
-    return pc_top_k_decode(out, magnitudes, codes, count);
+    pc_top_k_decode(out, magnitudes, codes, count);
 }
 
 /* out[i] = or += in[i] */
@@ -529,34 +529,36 @@ size_t pc_codec_encode(const struct pc_codec *codec, pcclDataType_t dtype, void 
     return (size_t)(raw - (uint8_t *)out);
 }
 
-static size_t raw_bytes(const struct layout *l, const uint8_t *in, size_t count) {
-    size_t bytes = 0;
-    for (size_t at = 0; at < count; at += l->block) {
-        const size_t elems = count - at < l->block ? count - at : l->block;
-        if (marked_raw(l, in + at / l->block * l->header)) bytes += elems * l->elem;
+bool pc_codec_intact(const struct pc_codec *codec, pcclDataType_t dtype, const void *in, size_t len_bytes, size_t count) {
+    const struct layout l = layout_of(codec, dtype, count);
+    const uint8_t *header = in, *codes = header + l.codes_at;
+    if (len_bytes < l.raw_at) return false;
+    size_t raw_bytes = 0;
+    for (size_t at = 0; at < count; at += l.block, header += l.header, codes += l.codes) {
+        const size_t elems = count - at < l.block ? count - at : l.block;
+        if (marked_raw(&l, header)) raw_bytes += elems * l.elem;
+        else if (codec->kind == pcclQuantTopK && !pc_top_k_intact(codes, elems)) return false;
     }
-    return bytes;
+    return len_bytes - l.raw_at == raw_bytes;
 }
 
-static bool decode_other(const struct decoding *d, struct run run, uint8_t *out, bool add) {
+static void decode_other(const struct decoding *d, struct run run, uint8_t *out, bool add) {
     float scratch[PC_CODEC_BLOCK_MAX];
     if (wide_steps(d->codec, d->dtype)) {
         decode_wide_steps(d->codec, d->dtype, out, run.header, run.codes, run.elems, add);
-        return true;
+        return;
     }
     run.values = scratch;
     if (d->codec->kind != pcclQuantTopK) decode_floats(d, run, false);
-    else if (!decode_top_k(scratch, run.header, run.codes, run.elems)) return false;
+    else decode_top_k(scratch, run.header, run.codes, run.elems);
     widen(out, scratch, d->dtype, run.elems, add);
-    return true;
 }
 
-bool pc_codec_decode(const struct pc_codec *codec, pcclDataType_t dtype, void *out, const void *in, size_t len_bytes,
+void pc_codec_decode(const struct pc_codec *codec, pcclDataType_t dtype, void *out, const void *in, size_t len_bytes,
                      size_t count, bool add) {
     assert(pc_codec_valid(codec) && (dtype == pcclFloat || dtype == pcclDouble));
     const struct decoding d = {codec, layout_of(codec, dtype, count), dtype};
     const struct layout *l = &d.layout;
-    if (len_bytes < l->raw_at || len_bytes - l->raw_at != raw_bytes(l, in, count)) return false;
     const bool floats = dtype == pcclFloat && codec->kind != pcclQuantTopK && !wide_steps(codec, dtype);
     const bool any_raw = len_bytes > l->raw_at;
     uint8_t *header = (uint8_t *)(uintptr_t)in, *codes = header + l->codes_at, *raw = header + l->raw_at;
@@ -570,14 +572,13 @@ bool pc_codec_decode(const struct pc_codec *codec, pcclDataType_t dtype, void *o
             raw += run.elems * l->elem;
         } else if (floats) {
             decode_floats(&d, run, add);
-        } else if (!decode_other(&d, run, to, add)) {
-            return false;
+        } else {
+            decode_other(&d, run, to, add);
         }
         header += run.blocks * l->header;
         codes += run.blocks * l->codes;
         at += run.blocks * run.elems;
     }
-    return true;
 }
 
 void pc_codec_left_out(const struct pc_codec *codec, pcclDataType_t dtype, void *values, const void *coded,
@@ -589,7 +590,7 @@ void pc_codec_left_out(const struct pc_codec *codec, pcclDataType_t dtype, void 
         if (floats) single[i] = -single[i];
         else wide[i] = -wide[i];
     }
-    (void)pc_codec_decode(codec, dtype, values, coded, len_bytes, count, true);
+    pc_codec_decode(codec, dtype, values, coded, len_bytes, count, true);
     for (size_t i = 0; i < count; i++) {
         if (floats) single[i] = isfinite(single[i]) ? -single[i] : 0.0f;
         else wide[i] = isfinite(wide[i]) ? -wide[i] : 0.0;

@@ -73,8 +73,11 @@ size_t pc_codec_bytes_max(const struct pc_codec *codec, pcclDataType_t dtype, si
 size_t pc_codec_encode(const struct pc_codec *codec, pcclDataType_t dtype, void *out, const void *in, size_t count,
                        uint32_t seed);
 
-/* out[i] = the i-th element; add: out[i] += it. False: the bytes are not count encoded elements; out is unspecified. */
-bool pc_codec_decode(const struct pc_codec *codec, pcclDataType_t dtype, void *out, const void *in, size_t len_bytes,
+/* Whether the bytes, whoever made them, are count encoded elements. */
+bool pc_codec_intact(const struct pc_codec *codec, pcclDataType_t dtype, const void *in, size_t len_bytes, size_t count);
+
+/* out[i] = the i-th element; add: out[i] += it. The bytes are intact. */
+void pc_codec_decode(const struct pc_codec *codec, pcclDataType_t dtype, void *out, const void *in, size_t len_bytes,
                      size_t count, bool add);
 
 /*

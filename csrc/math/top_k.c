@@ -114,15 +114,21 @@ void pc_top_k_encode(float magnitudes[2], uint8_t *codes, const float *in, size_
     }
 }
 
-bool pc_top_k_decode(float *out, const float magnitudes[2], const uint8_t *codes, size_t count) {
+bool pc_top_k_intact(const uint8_t *codes, size_t count) {
+    const size_t entries = entries_of(count);
+    for (size_t i = 0; i < entries; i++) {
+        if (get_index(codes, i) >= count) return false;
+    }
+    return true;
+}
+
+void pc_top_k_decode(float *out, const float magnitudes[2], const uint8_t *codes, size_t count) {
     const size_t entries = entries_of(count);
     const uint8_t *signs = codes + index_bytes(entries);
     memset(out, 0, count * sizeof *out);
     for (size_t i = 0; i < entries; i++) {
         const uint32_t index = get_index(codes, i), code = (uint32_t)signs[i / 4] >> (i % 4 * 2) & 3u;
-        if (index >= count) return false;
         const float magnitude = magnitudes[code & 1u];
         out[index] = (code & 2u) != 0 ? -magnitude : magnitude;
     }
-    return true;
 }

@@ -16,7 +16,9 @@ enum { PC_TOP_K_BLOCK = 4096, PC_TOP_K_SPARSENESS = 64 };
 size_t pc_top_k_bytes(size_t count);
 /* All of in are finite. magnitudes: the two that stand for the others. */
 void pc_top_k_encode(float magnitudes[2], uint8_t *codes, const float *in, size_t count);
-/* out[i] = the element, 0 for most. False: there is no such index. */
-bool pc_top_k_decode(float *out, const float magnitudes[2], const uint8_t *codes, size_t count);
+/* Whether codes are of count elements: all indices are less. */
+bool pc_top_k_intact(const uint8_t *codes, size_t count);
+/* out[i] = the element, 0 for most. codes are intact. */
+void pc_top_k_decode(float *out, const float magnitudes[2], const uint8_t *codes, size_t count);
 
 #endif

@@ -546,6 +546,11 @@ static pc_status received_partial(struct pc_collective *c, const struct pc_chunk
 pc_status pc_collective_received(struct pc_collective *c, const struct pc_arrival *arrival) {
     const struct pc_chunk *chunk = pc_chunk_find(&c->plan, arrival->chunk);
     assert(c->receives_left > 0 && chunk != NULL);
+    /* Looked at now: what waits for its turn would be decoded when another member's has come, and be blamed on that. */
+    if (pc_collective_codes(c) && arrival->data != NULL &&
+        !pc_value_intact(c, arrival, pc_chunk_segment(chunk, arrival->segment).elems)) {
+        return pcclProtocolError;
+    }
     c->receives_left--;
     c->rx_bytes += arrival->len_bytes;
     if (arrival->kind == PC_DATA_PARTIAL) return received_partial(c, chunk, arrival);

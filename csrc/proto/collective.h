@@ -100,7 +100,10 @@ pc_status pc_collective_start(struct pc_collective *collective);
  * has the chunk in another size.
  */
 pc_status pc_collective_sink(struct pc_collective *collective, struct pc_arrival *arrival);
-/* It has arrived there. Emits what follows from it. pcclInvalidArgument: all weights are 0. */
+/*
+ * It has arrived there. Emits what follows from it. pcclInvalidArgument: all weights are 0. pcclProtocolError: it cannot be
+ * decoded.
+ */
 pc_status pc_collective_received(struct pc_collective *collective, const struct pc_arrival *arrival);
 /* An emission has left. Emits what had to wait for that. */
 pc_status pc_collective_sent(struct pc_collective *collective, struct pc_segment *staged);

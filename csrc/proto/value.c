@@ -109,18 +109,25 @@ pc_status pc_value_encode(struct pc_collective *c, const struct pc_chunk *chunk,
     return pcclSuccess;
 }
 
-static bool decode(const struct pc_collective *c, uint8_t *out, const struct pc_value *value, uint32_t elems, bool add) {
-    return pc_codec_decode(&c->plan.codec, wide_type(c), out, value->data, value->coded_bytes, elems, add);
+bool pc_value_intact(const struct pc_collective *c, const struct pc_arrival *arrival, uint32_t elems) {
+    return pc_codec_intact(&c->plan.codec, wide_type(c), arrival->data, arrival->len_bytes, elems);
+}
+
+static void decode(const struct pc_collective *c, uint8_t *out, const struct pc_value *value, uint32_t elems, bool add) {
+    pc_codec_decode(&c->plan.codec, wide_type(c), out, value->data, value->coded_bytes, elems, add);
 }
 
 pc_status pc_value_decode(struct pc_collective *c, uint8_t *out, const struct pc_value *value, uint32_t elems) {
-    if (!pc_collective_widens(c)) return decode(c, out, value, elems, false) ? pcclSuccess : pcclProtocolError;
+    if (!pc_collective_widens(c)) {
+        decode(c, out, value, elems, false);
+        return pcclSuccess;
+    }
     struct pc_segment *scratch = pc_value_take(c, c->plan.rank, elems);
     if (scratch == NULL) return pcclNoMemory;
-    const bool good = decode(c, scratch->data, value, elems, false);
-    if (good) pc_reduce_narrow(c->dtype, pcclSum, out, scratch->data, elems, 1);
+    decode(c, scratch->data, value, elems, false);
+    pc_reduce_narrow(c->dtype, pcclSum, out, scratch->data, elems, 1);
     pc_value_give(c, scratch);
-    return good ? pcclSuccess : pcclProtocolError;
+    return pcclSuccess;
 }
 
 /* Addition ------------------------------------------------------------------------------------------------------ */
@@ -131,8 +138,8 @@ pc_status pc_value_make_accumulator(struct pc_collective *c, struct pc_value *va
     if (segment == NULL) return pcclNoMemory;
     if (value->coded_bytes == 0) {
         pc_reduce_widen(value->wide ? wide_type(c) : c->dtype, segment->data, value->data, elems);
-    } else if (!decode(c, segment->data, value, elems, false)) {
-        return pcclProtocolError;
+    } else {
+        decode(c, segment->data, value, elems, false);
     }
     pc_value_give(c, value->segment);
     *value = (struct pc_value){.data = segment->data, .segment = segment, .wide = true, .weight = value->weight};
@@ -147,7 +154,7 @@ pc_status pc_value_absorb(struct pc_collective *c, struct pc_value *acc, struct 
     }
     PC_TRY(pc_value_make_accumulator(c, acc, elems));
     if (value.coded_bytes > 0 && (c->redop == pcclSum || c->redop == pcclAvg)) {
-        if (!decode(c, acc->segment->data, &value, elems, true)) return pcclProtocolError;
+        decode(c, acc->segment->data, &value, elems, true);
     } else {
         if (value.coded_bytes > 0) PC_TRY(pc_value_make_accumulator(c, &value, elems));
         const pcclDataType_t dtype = value.wide ? wide_type(c) : c->dtype;

@@ -37,8 +37,10 @@ pc_status pc_value_encode(struct pc_collective *c, const struct pc_chunk *chunk,
                           bool final);
 /* Moves value to staging memory of its own, in the accumulator's type, unless it is there. */
 pc_status pc_value_make_accumulator(struct pc_collective *c, struct pc_value *value, uint32_t elems);
-/* acc = acc op value; value is used up. pcclProtocolError: what came encoded cannot be decoded. */
+/* acc = acc op value; value is used up. */
 pc_status pc_value_absorb(struct pc_collective *c, struct pc_value *acc, struct pc_value value, uint32_t elems);
+/* Whether what has arrived encoded can be decoded. */
+bool pc_value_intact(const struct pc_collective *c, const struct pc_arrival *arrival, uint32_t elems);
 /* Decodes a final value to out, as operands. value stays. */
 pc_status pc_value_decode(struct pc_collective *c, uint8_t *out, const struct pc_value *value, uint32_t elems);
 

@@ -1,0 +1,72 @@
+"""What arrives encoded, at the machine of one collective: whose fault it is, whatever the order in which it comes."""
+
+from __future__ import annotations
+
+import itertools
+
+import c_level
+import pytest
+
+# Rank 2 of three, in a direct all-reduce: the root of chunk 2, which adds what ranks 0 and 1 send in this order.
+ROOT = r"""
+#include "proto/collective.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { COUNT = 3 * 1024 };
+
+static pc_status emit(void *context, const struct pc_emission *emission) {
+    (void)context, (void)emission;
+    return pcclSuccess;
+}
+
+static void consumed(void *context, uint32_t rank, uint32_t elems) {
+    (void)context, (void)rank, (void)elems;
+}
+
+static int arrive(struct pc_collective *c, uint32_t from, bool good) {
+    uint8_t bytes[4 * 4 + 1024] = {0}; /* headers and codes of blocks of 256 */
+    const float raw = NAN; /* such a block's elements would have to follow */
+    if (!good) memcpy(bytes, &raw, sizeof raw);
+    struct pc_arrival arrival = {.from = from, .chunk = 2, .kind = PC_DATA_PARTIAL, .chunk_elems = 1024, .weight = 1,
+                                 .len_bytes = sizeof bytes};
+    const pc_status status = pc_collective_sink(c, &arrival);
+    if (status != pcclSuccess) return (int)status;
+    memcpy(arrival.data, bytes, sizeof bytes);
+    return (int)pc_collective_received(c, &arrival);
+}
+
+void pc_test_arrivals(const uint32_t *from, uint32_t liar, int *statuses) {
+    static const uint32_t ring[] = {0, 1, 2};
+    static float send[COUNT], recv[COUNT];
+    const struct pc_op_shape shape = {.count = COUNT, .dtype = pcclFloat, .redop = pcclSum, .collective = PC_ALL_REDUCE,
+                                      .algorithm = PC_ALGORITHM_DIRECT, .codec = pcclQuantInt8, .codec_block = 256};
+    struct pc_pool pool = {0};
+    struct pc_collective c;
+    const struct pc_collective_config config = {.request = {.shape = &shape, .n = 3, .rank = 2,
+                                                            .ring = ring, .count = COUNT},
+                                                .send = send, .recv = recv, .weight = 1, .scale = 1, .pool = &pool,
+                                                .user = {emit, consumed, NULL}};
+    statuses[0] = statuses[1] = -1;
+    if (pc_collective_init(&c, &config) == pcclSuccess && pc_collective_start(&c) == pcclSuccess) {
+        for (int i = 0; i < 2; i++) statuses[i] = arrive(&c, from[i], from[i] != liar);
+    }
+    pc_collective_fini(&c);
+    pc_pool_fini(&pool);
+}
+"""
+lib = c_level.load(
+    "void pc_test_arrivals(const uint32_t *from, uint32_t liar, int *statuses);",
+    only=("base", "bytes", "wire", "math", "plan", "proto"),
+    extra=ROOT,
+)
+SUCCESS, PROTOCOL_ERROR, NOBODY = 0, 72, 9
+
+
+@pytest.mark.parametrize("liar", [0, 1, NOBODY])
+@pytest.mark.parametrize("order", list(itertools.permutations([0, 1])), ids=str)
+def test_who_sent_it_is_to_blame(order: tuple[int, int], liar: int) -> None:
+    statuses = lib.ffi.new("int[2]")
+    lib.pc_test_arrivals(lib.ffi.new("uint32_t[2]", order), liar, statuses)
+    assert list(statuses) == [PROTOCOL_ERROR if rank == liar else SUCCESS for rank in order]
