@@ -1,5 +1,7 @@
 """Quantized payloads between real processes: bits equal at all, errors as known, feedback, mismatches, faults."""
 
+import time
+
 import numpy as np
 import pytest
 from cluster import Cluster
@@ -265,6 +267,21 @@ def test_weights_and_scales(peers):
     for got, half in everywhere(peers, weigh):
         assert got == pytest.approx(mean, rel=0.01)
         assert half == size * (size + 1) / 4
+
+
+def reduce_late(peer, rank, size, count):
+    """Rank 0 sends but frames without payload, more than anybody holds for a call that has not come."""
+    if rank == 1:
+        time.sleep(0.3)
+    data = np.ones(count, "float16")
+    wide = pccl.Codec("min_max", bits=64)  # few elements a segment
+    made = peer.comm.reduce(data, root=1, weight=rank, codec=wide, algorithm="direct")
+    return None if made is None else [float(made[0]), float(made[-1])]
+
+
+def test_many_frames_without_payload_before_the_call():
+    with Cluster() as cluster:
+        assert everywhere(cluster.join(2), reduce_late, count=1100 * 20_480) == [None, [1.0, 1.0]]
 
 
 def exact_sums(peer, rank, size):

@@ -16,13 +16,16 @@
 
 enum {
     STAGING_BYTES = 16 << 20, /* of partial values that wait in the pool, for one operation */
-    HELD_COST_BYTES = 128 /* of a frame without payload */
+    HELD_COST_BYTES = 128, /* of a frame without payload */
+    /* Frames of an eager part: with READY and the request for it they cost the other end as much again as the bytes may. */
+    EAGER_FRAMES_MAX = PC_EAGER_OP_BYTES / HELD_COST_BYTES - 2
 };
 
 /* Sending ------------------------------------------------------------------------------------------------------- */
 
 static bool fits_eager(const struct pc_lane *lane, const struct pc_link *link, uint32_t len_bytes) {
-    return lane->eager_bytes + len_bytes <= PC_EAGER_OP_BYTES && link->eager_out_bytes + len_bytes <= PC_EAGER_LINK_BYTES;
+    return lane->eager_bytes + len_bytes <= PC_EAGER_OP_BYTES && lane->eager_frames < EAGER_FRAMES_MAX &&
+           link->eager_out_bytes + len_bytes <= PC_EAGER_LINK_BYTES;
 }
 
 static bool has_credit(const struct pc_lane *lane, const struct pc_tx *tx) {
@@ -74,6 +77,7 @@ static pc_status emit(void *context, const struct pc_emission *emission) {
         send_now(op, lane, link, tx);
     } else if (!lane->ready && pc_list_empty(&lane->waiting) && fits_eager(lane, link, emission->len_bytes)) {
         lane->eager_bytes += emission->len_bytes;
+        lane->eager_frames++;
         link->eager_out_bytes += emission->len_bytes;
         send_now(op, lane, link, tx);
     } else {
