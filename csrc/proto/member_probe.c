@@ -79,6 +79,7 @@ void pc_member_probe_ack(struct pc_member *member, struct pc_link *link, const s
                          uint64_t now_ns) {
     struct pc_member_probe *probe = &member->probe;
     if (probe->serial == 0 || ack->serial != probe->serial || link->peer != probe->peer) return;
+    if (link->state != PC_LINK_UP) return; /* lost meanwhile, and not all of its connections are there again */
     if (ack->burst_bytes != probe->burst_bytes) return;
     const uint64_t bytes = pc_min_u64(ack->timed_bytes, ack->burst_bytes), rtt_ns = link->streams[0]->rtt_us * 1000ull;
     const uint64_t rate = bytes * PC_NS_PER_MS / pc_max_u64(ack->elapsed_ns, 1);
