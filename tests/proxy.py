@@ -8,10 +8,13 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 
 import psutil
 
 _CHUNK_BYTES = 1 << 16
+_NARROW_BUFFER_BYTES = 1 << 15
+_LATE_S = 0.01  # a pump that wakes up late makes good for at most so long
 
 
 class Gate:
@@ -23,6 +26,8 @@ class Gate:
         self.passed_bytes = 0
         self.reached = threading.Event()  # all that was allowed has passed, and more waits
         self._flip_at = None
+        self._bytes_per_s = None
+        self._due_s = 0.0
 
     def open(self):
         with self._condition:
@@ -39,6 +44,19 @@ class Gate:
         """Change one bit of the byte that comes after so many more."""
         with self._condition:
             self._flip_at = self.passed_bytes + after_bytes
+
+    def pace(self, bytes_per_s):
+        """Let no more than so many bytes pass in a second."""
+        self._bytes_per_s = bytes_per_s
+
+    def rest(self, passed_bytes):
+        """Wait for as long as the pace wants between these bytes and the next."""
+        if self._bytes_per_s is None:
+            return
+        now = time.monotonic()
+        self._due_s = max(self._due_s, now - _LATE_S) + passed_bytes / self._bytes_per_s
+        if self._due_s > now:
+            time.sleep(self._due_s - now)
 
     def take(self, data, is_gone):
         """The part of ``data`` that may pass now; waits for at least a byte, unless ``is_gone`` meanwhile."""
@@ -86,8 +104,18 @@ class Connection:
                 while data and not self._gone:
                     part = self.gates[direction].take(data, lambda: self._gone)
                     sink.sendall(part)
+                    self.gates[direction].rest(len(part))
                     data = data[len(part) :]
         self.cut()
+
+    def narrow(self, bytes_per_s):
+        """A slow path, with gates of its own: so many bytes a second each way, and few on the way."""
+        for end in self._sockets:
+            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+                end.setsockopt(socket.SOL_SOCKET, option, _NARROW_BUFFER_BYTES)
+        self.gates = {direction: Gate() for direction in self.gates}
+        for gate in self.gates.values():
+            gate.pace(bytes_per_s)
 
     def cut(self, reset=False):
         """End it at both ends; with a reset, as a router does."""

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+import time
 
 import pytest
 from proxy import Proxy
@@ -103,3 +104,18 @@ def test_a_gate_of_its_own_holds_only_its_connections(echo):
         assert receive(second, 1) == b"3"
         assert gate.reached.wait(5)
         held.cut()
+
+
+def test_a_narrow_connection_keeps_its_pace(echo):
+    with dial(echo) as end:
+        end.sendall(b"1")
+        assert receive(end, 1) == b"1"
+        (connection,) = echo.connections()
+        connection.narrow(200_000)
+        start = time.monotonic()
+        end.sendall(bytes(40_000))
+        assert receive(end, 40_000) == bytes(40_000)
+        end.sendall(b"2")
+        assert receive(end, 1) == b"2"
+        assert time.monotonic() - start > 0.15  # 0.2 s, less what may be made good
+        assert [connection.gates[direction].passed_bytes for direction in ("up", "down")] == [40_001, 40_001]

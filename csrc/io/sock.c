@@ -21,7 +21,7 @@
 enum { LISTEN_BACKLOG = 1024, KEEPALIVE_IDLE_S = 2, KEEPALIVE_INTERVAL_S = 1, KEEPALIVE_PROBES = 3 };
 enum {
     NEAR_US = 2000, /* a round trip within a data centre */
-    NOTSENT_BYTES = 256 << 10
+    NOTSENT_BYTES = 128 << 10
 };
 
 /* Addresses ----------------------------------------------------------------------------------------------------- */

@@ -159,7 +159,7 @@ uint32_t pc_link_rate(const struct pc_link *link) {
 bool pc_link_stuck_since(const struct pc_link *link, uint64_t before_ns) {
     for (uint32_t i = 0; i < link->stripes; i++) {
         const struct pc_stream *stream = link->streams[i];
-        if (stream != NULL && !pc_list_empty(&stream->flight) && stream->progressed_ns < before_ns) return true;
+        if (stream != NULL && stream->offered_bytes > 0 && stream->progressed_ns < before_ns) return true;
     }
     return false;
 }

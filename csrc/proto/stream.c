@@ -5,7 +5,7 @@
  * same read what follows it goes to the small buffer, so that a segment costs one system call. Bulk bytes that arrived
  * together with their header are copied out of the small buffer.
  * Sending: frames are taken from the stream's own queue, then from the queues of its link. A stripe takes the next frame
- * only when it has room for it, so a faster stripe takes more.
+ * only when bytes of it have been accepted, so a faster stripe takes more.
  */
 #include "proto/stream.h"
 
@@ -275,14 +275,6 @@ pc_status pc_stream_received(struct pc_stream *stream, size_t len_bytes, uint64_
 
 /* Sending ------------------------------------------------------------------------------------------------------- */
 
-static struct pc_list *next_queue(struct pc_stream *stream) {
-    if (!pc_list_empty(&stream->queue)) return &stream->queue;
-    for (int i = 0; i < 2; i++) {
-        if (stream->shared[i] != NULL && !pc_list_empty(stream->shared[i])) return stream->shared[i];
-    }
-    return NULL;
-}
-
 bool pc_stream_tx_pending(const struct pc_stream *stream) {
     if (!pc_list_empty(&stream->flight) || !pc_list_empty(&stream->queue)) return true;
     return (stream->shared[0] != NULL && !pc_list_empty(stream->shared[0])) ||
@@ -306,32 +298,51 @@ static int add_spans(struct pc_tx *tx, size_t skip, struct pc_span *spans) {
     return count;
 }
 
+/*
+ * Only an offer: a frame of which nothing is accepted stays in its queue, where a faster stripe can take it. Held back by
+ * a slow stripe, it would hold back the whole operation.
+ */
 int pc_stream_tx_spans(struct pc_stream *stream, struct pc_span spans[PC_TX_SPANS_MAX], uint64_t now_ns) {
-    if (pc_list_empty(&stream->flight)) stream->progressed_ns = now_ns;
+    if (stream->offered_bytes == 0) stream->progressed_ns = now_ns;
+    const struct pc_list *lists[] = {&stream->flight, &stream->queue, stream->shared[0], stream->shared[1]};
     int count = 0;
     size_t bytes = 0, skip = stream->flight_sent;
-    struct pc_list *at = stream->flight.next;
-    while (count + 2 <= PC_TX_SPANS_MAX && bytes < TX_BATCH_BYTES) {
-        if (at == &stream->flight) {
-            struct pc_list *queue = next_queue(stream);
-            if (queue == NULL) break;
-            struct pc_list *node = pc_list_pop(queue);
-            pc_list_append(&stream->flight, node);
-            at = node;
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
+        if (lists[i] == NULL || pc_list_empty(lists[i])) continue;
+        for (struct pc_list *node = lists[i]->next; node != lists[i]; node = node->next) {
+            if (count + 2 > PC_TX_SPANS_MAX || bytes >= TX_BATCH_BYTES) break;
+            struct pc_tx *tx = PC_LIST_ENTRY(node, struct pc_tx, node);
+            count += add_spans(tx, skip, spans + count);
+            bytes += tx_len(tx) - skip;
+            skip = 0;
         }
-        struct pc_tx *tx = PC_LIST_ENTRY(at, struct pc_tx, node);
-        count += add_spans(tx, skip, spans + count);
-        bytes += tx_len(tx) - skip;
-        skip = 0;
-        at = at->next;
     }
+    stream->offered_bytes = bytes;
     return count;
 }
 
+/* What was offered and has begun to leave belongs to this stream: before the owner is told, who may queue more. */
+static void begin_frames(struct pc_stream *stream) {
+    size_t bytes = 0;
+    if (!pc_list_empty(&stream->flight)) bytes = tx_len(PC_LIST_ENTRY(stream->flight.next, struct pc_tx, node));
+    struct pc_list *queues[] = {&stream->queue, stream->shared[0], stream->shared[1]};
+    for (size_t i = 0; i < sizeof queues / sizeof *queues; i++) {
+        struct pc_list *node;
+        while (bytes < stream->flight_sent && queues[i] != NULL && (node = pc_list_pop(queues[i])) != NULL) {
+            pc_list_append(&stream->flight, node);
+            bytes += tx_len(PC_LIST_ENTRY(node, struct pc_tx, node));
+        }
+    }
+    assert(bytes >= stream->flight_sent);
+}
+
 void pc_stream_sent(struct pc_stream *stream, size_t len_bytes, uint64_t now_ns) {
+    assert(len_bytes <= stream->offered_bytes);
     if (len_bytes > 0) stream->progressed_ns = now_ns;
+    stream->offered_bytes -= len_bytes;
     stream->tx_bytes += len_bytes;
     stream->flight_sent += len_bytes;
+    begin_frames(stream);
     while (!pc_list_empty(&stream->flight)) {
         struct pc_tx *tx = PC_LIST_ENTRY(stream->flight.next, struct pc_tx, node);
         if (stream->flight_sent < tx_len(tx)) break;

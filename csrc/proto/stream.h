@@ -107,8 +107,9 @@ struct pc_stream {
     struct pc_tx_pool *pool;
     struct pc_list queue; /* frames of this stream alone */
     struct pc_list *shared[2]; /* queues of its link that it also serves, in this order; or NULL */
-    struct pc_list flight; /* handed to the driver, first one partly sent */
-    size_t flight_sent; /* bytes of the first frame that are gone */
+    struct pc_list flight; /* the frame that is partly sent */
+    size_t flight_sent; /* bytes of it that are gone */
+    size_t offered_bytes; /* by the last tx_spans, and not accepted since */
     uint64_t rx_bytes, tx_bytes;
 };
 
@@ -123,7 +124,10 @@ bool pc_stream_rx_cold(const struct pc_stream *stream);
 /* len_bytes have been put there. Calls the owner. Returns the reason if the stream broke now. */
 pc_status pc_stream_received(struct pc_stream *stream, size_t len_bytes, uint64_t now_ns);
 
-/* What to send next, in order; 0: nothing. Bytes that are not accepted are offered again by the next call. */
+/*
+ * What to send next, in order; 0: nothing. Frames of a link's queues are taken by whoever gets their first bytes
+ * accepted: pc_stream_sent follows before anything else is done with the machine, or none of them was.
+ */
 int pc_stream_tx_spans(struct pc_stream *stream, struct pc_span spans[PC_TX_SPANS_MAX], uint64_t now_ns);
 void pc_stream_sent(struct pc_stream *stream, size_t len_bytes, uint64_t now_ns);
 bool pc_stream_tx_pending(const struct pc_stream *stream);
