@@ -2,8 +2,13 @@
 
 Each scenario is a network of wan/emulator.py with a peer in each of its namespaces and the master beside peer 0. Before
 each run of peers the network itself is measured: round trip, and what plain TCP reaches one way with the same bytes,
-connections and congestion control. A sample is the slowest peer's time for one operation; operations run back to back,
-in place, ours with its verdict (strict). Every result is verified.
+connections and congestion control, from their slow start on; a cell of that size says what share of its rate our data
+reached (of_plain_tcp; with a codec, data before coding). Where iperf3 measures that rate, our own sender measures it
+too: iperf3 counts until its sender is done, so it leaves out what is under way then; our own counts to the last byte.
+
+A sample is the slowest peer's time for one operation; operations run back to back, in place, ours either each with its
+verdict (strict) or all of a size as one step, over TCP. Peers begin with each size at the same time. Every result is
+verified.
 
 The ideal is the least time that any algorithm needs: one hop with (n-1)B bytes, or two with 2(n-1)/n B, through each
 node's access link, headers included. Strict operations back to back have to add the time that DONE takes to the master
@@ -50,9 +55,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class Run:
+    """What is measured. The last three are for pccl."""
+
     library: str
     connections: int  # per pair of peers; Gloo has one
     samples: int = 0  # of each cell; 0: what the cell says
+    mode: str = "strict"  # or step: the samples of a cell are one step
+    codec: str | None = None
+    algorithm: str | None = None
+
+    @property
+    def name(self) -> str:
+        options = (self.mode, self.codec, self.algorithm) if self.library == "pccl" else ()
+        return " ".join([self.library, *filter(None, options)])
 
 
 @dataclass(frozen=True)
@@ -71,10 +86,12 @@ class Scenario:
 
 
 SIZES = (Cell(KIB), Cell(MIB), Cell(64 * MIB))
-ALL = (Run("pccl", 1), Run("pccl", 4), Run("pccl", 16), Run("gloo", 1))
+STRICT = tuple(Run("pccl", connections) for connections in (1, 4, 16))
+STEP = tuple(replace(run, mode="step") for run in STRICT)
+GLOO = Run("gloo", 1)
 SCENARIOS = {
-    "1g": Scenario("2 peers, 50 ms, 1 Gbit/s", 2, 1e9, SIZES, ALL),
-    "200m": Scenario("2 peers, 50 ms, 200 Mbit/s", 2, 200e6, SIZES, ALL, limit_s=240),
+    "1g": Scenario("2 peers, 50 ms, 1 Gbit/s", 2, 1e9, SIZES, (*STRICT, *STEP, GLOO)),
+    "200m": Scenario("2 peers, 50 ms, 200 Mbit/s", 2, 200e6, SIZES, (*STRICT, GLOO), limit_s=240),
     "loss": Scenario(
         "2 peers, 50 ms, 1 Gbit/s, 0.5 % loss, cubic", 2, 1e9, (Cell(8 * MIB, warmups=0),),
         (Run("pccl", 1, samples=3), Run("pccl", 16), Run("gloo", 1, samples=3)),
@@ -82,14 +99,19 @@ SCENARIOS = {
         note="no warm-up, and 3 samples over one connection: an operation takes half a minute there",
     ),
     "eight": Scenario(
-        "8 peers, 50 ms, 1 Gbit/s", 8, 1e9, (Cell(MIB),), (Run("pccl", 1), Run("pccl", 4), Run("gloo", 1)), limit_s=180
+        "8 peers, 50 ms, 1 Gbit/s", 8, 1e9, (Cell(MIB),),
+        (*STRICT[:2], STEP[1], replace(STEP[1], algorithm="ring"), GLOO), limit_s=180,
+    ),
+    "quant": Scenario(
+        "2 peers, 50 ms, 200 Mbit/s, codecs", 2, 200e6, (Cell(64 * MIB),),
+        tuple(Run("pccl", 4, mode="step", codec=codec) for codec in (None, "int8", "int4")), limit_s=240,
     ),
 }  # fmt: skip
 
 
 def quick(scenario: Scenario) -> Scenario:
-    cells = tuple(replace(cell, samples=3) for cell in scenario.cells if cell.bytes <= 8 * MIB)
-    runs = tuple(replace(run, samples=0) for run in scenario.runs if run.connections != 4)
+    cells = tuple(replace(cell, bytes=min(cell.bytes, 8 * MIB), samples=3) for cell in scenario.cells)
+    runs = tuple(replace(run, samples=0) for run in scenario.runs if run.connections != 4 or run.mode == "step")
     return replace(scenario, cells=cells, runs=runs, note="quick: 3 samples, nothing above 8 MiB")
 
 
@@ -116,6 +138,7 @@ def environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "GLOO_SOCKET_IFNAME": "wan0",
         "OMP_NUM_THREADS": "1",
+        "PCCL_SHM": "0",
     }
 
 
@@ -135,7 +158,11 @@ def run_peers(wan: Wan, scenario: Scenario, run: Run, cells: list[Cell]) -> tupl
         "world": scenario.nodes,
         "master": f"{wan.addresses[0]}:{MASTER_PORT}",
         "connections": run.connections,
+        "mode": run.mode,
+        "codec": run.codec,
+        "algorithm": run.algorithm,
         "timeout_s": scenario.limit_s,
+        "epoch_s": time.monotonic(),
         "cells": [asdict(cell) for cell in cells],
     }
     with contextlib.ExitStack() as files:
@@ -195,6 +222,12 @@ def joined(scenario: Scenario, cell: Cell, measured: list[dict[str, Any]], mtu: 
     }
 
 
+def bus_mbit_per_s(scenario: Scenario, cell: dict[str, Any]) -> float:
+    """What each peer has to send at least, by the median; of two peers, the buffer."""
+    n = scenario.nodes
+    return float(2 * (n - 1) / n * cell["bytes"] * 8 / (cell["median_ms"] * 1000))
+
+
 def counted(wan: Wan) -> dict[str, Any]:
     return {**wan.report(), "kernel_drops": wan.kernel_drops()}
 
@@ -216,7 +249,11 @@ def run_once(wan: Wan, scenario: Scenario, run: Run) -> dict[str, Any]:
     """The network first, then the peers."""
     cells = [replace(cell, samples=run.samples or cell.samples) for cell in scenario.cells]
     trip = calibrate.round_trip(wan)
-    plain = calibrate.throughput(wan, max(cell.bytes for cell in cells), run.connections, timeout=scenario.limit_s)
+    most_bytes = max(cell.bytes for cell in cells)
+    plain = calibrate.throughput(wan, most_bytes, run.connections, timeout=scenario.limit_s)
+    whole = plain  # the tool that counts to the last byte
+    if plain["tool"] == "iperf3":
+        whole = calibrate.throughput(wan, most_bytes, run.connections, own=True, timeout=scenario.limit_s)
     master = start_master(wan) if run.library == "pccl" else None
     before = counted(wan)
     lines, failure = run_peers(wan, scenario, run, cells)
@@ -225,14 +262,23 @@ def run_once(wan: Wan, scenario: Scenario, run: Run) -> dict[str, Any]:
         master.terminate()
         master.communicate()
     done = min(len(of_peer) for of_peer in lines)
+    measured = [
+        joined(scenario, cell, [of_peer[i] for of_peer in lines], wan.mtu) for i, cell in enumerate(cells[:done])
+    ]
+    for cell in measured:
+        if cell["bytes"] == most_bytes:
+            cell["of_plain_tcp"] = bus_mbit_per_s(scenario, cell) / plain["mbit_per_s"]
+            cell["of_plain_tcp_own"] = bus_mbit_per_s(scenario, cell) / whole["mbit_per_s"]
+    options = {"mode": run.mode, "codec": run.codec, "algorithm": run.algorithm} if run.library == "pccl" else {}
     return {
         "library": run.library,
+        "name": run.name,
         "connections": run.connections,
+        **options,
         "round_trip": trip,
         "plain_tcp": plain,
-        "cells": [
-            joined(scenario, cell, [of_peer[i] for of_peer in lines], wan.mtu) for i, cell in enumerate(cells[:done])
-        ],
+        "plain_tcp_own": whole,
+        "cells": measured,
         "failure": failure,
         "emulator": emulator,
         "void": why_void(emulator),
@@ -260,7 +306,7 @@ def run_scenario(scenario: Scenario, arguments: argparse.Namespace) -> dict[str,
             f"\n{scenario.title} (seed {wan.seed}, {congestion or sysctl('net/ipv4/tcp_congestion_control')})",
             flush=True,
         )
-        print(f"{'':9} {'conns':>5} {'bytes':>9} {'median':>9} {'ideal':>8} {'strict':>8}  plain TCP", flush=True)
+        print(f"{'':16} {'conns':>5} {'bytes':>9} {'median':>9} {'ideal':>8} {'strict':>8}  of plain TCP", flush=True)
         for run in scenario.runs:
             voids = []
             for _ in range(ATTEMPTS):
@@ -277,25 +323,30 @@ def run_scenario(scenario: Scenario, arguments: argparse.Namespace) -> dict[str,
 
 
 def print_run(run: dict[str, Any]) -> None:
-    plain = f"{run['plain_tcp']['mbit_per_s']:.0f} Mbit/s ({run['plain_tcp']['tool']})"
+    tools = ["plain_tcp", "plain_tcp_own"] if run["plain_tcp"] != run["plain_tcp_own"] else ["plain_tcp"]
     for cell in run["cells"]:
+        shares = [
+            f"{cell[f'of_{tool}']:.2f} of {run[tool]['mbit_per_s']:.0f} Mbit/s ({run[tool]['tool']})"
+            for tool in tools
+            if f"of_{tool}" in cell
+        ]
         print(
-            f"{run['library']:9} {run['connections']:>5} {cell['bytes']:>9} {cell['median_ms']:>9.1f}"
-            f" {cell['ideal_ms']:>8.1f} {cell['ideal_strict_ms']:>8.1f}  {plain}"
+            f"{run['name']:16} {run['connections']:>5} {cell['bytes']:>9} {cell['median_ms']:>9.1f}"
+            f" {cell['ideal_ms']:>8.1f} {cell['ideal_strict_ms']:>8.1f}  {', '.join(shares)}"
             + ("  WRONG" if cell["wrong"] else ""),
             flush=True,
         )
     emulator, trip = run["emulator"], run["round_trip"]
     late = f"late at most {emulator['late_max_us'] / 1000:.2f} ms ({emulator['late_over_1ms']} over 1 ms)"
     print(
-        f"{'':9} round trip {trip['median_ms']:.2f} ms, p99 {trip['p99_ms']:.2f};"
+        f"{'':16} round trip {trip['median_ms']:.2f} ms, p99 {trip['p99_ms']:.2f};"
         f" emulator {emulator['cores']:.2f} cores, {late},"
         f" {emulator['queue_drops']} dropped, {emulator['losses']} lost of {emulator['packets']}",
         flush=True,
     )
     for problem in (run["failure"], run["void"] and f"VOID: {run['void']}"):
         if problem:
-            print(f"{'':9} {problem}", flush=True)
+            print(f"{'':16} {problem}", flush=True)
 
 
 # ------------------------------------------------------------------------------------------------------------ result --

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -12,6 +13,7 @@ sys.path.insert(0, str(ROOT / "bench"))
 
 import harness  # noqa: E402
 import table  # noqa: E402
+from wan import wan_peer  # noqa: E402
 
 
 def run(script, *arguments):
@@ -75,6 +77,22 @@ def test_topology(tmp_path):
 def test_summary():
     found = harness.summary([3.0, 1.0, 2.0])
     assert found == {"median": 2.0, "p10": 1.0, "p90": 3.0, "samples": [3.0, 1.0, 2.0]}
+
+
+def test_wan_peer_notices_wrong_results():
+    """World 2, rank 0: its data are 1, 2, 3, and the sums 3, 5, 7."""
+
+    def all_reduce(data):
+        data *= 2
+        data += 1
+        data[0] *= 1.01
+        data[1] = np.nan
+
+    cell = {"bytes": 400, "samples": 2, "warmups": 1}
+    assert wan_peer.measure(all_reduce, 0, 2, cell)["wrong"] == 3 * 2
+    found = wan_peer.measure(all_reduce, 0, 2, cell, wan_peer.CODEC_TOLERANCE)
+    assert found["wrong"] == 3 * 1
+    assert len(found["seconds"]) == 2
 
 
 def test_table(tmp_path):
