@@ -13,6 +13,15 @@ from harness import RESULTS, ROOT, size_text
 
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
 Result = dict[str, Any]
+NAMES = {
+    "pccl-step": "pccl, step",
+    "pccl-step-shm": "pccl, step, shm",
+    "pccl-strict": "pccl, strict",
+    "pccl-strict-shm": "pccl, strict, shm",
+    "gloo": "Gloo",
+    "limit": "bare C ring",
+    "mpi": "Open MPI",
+}
 
 
 def load(results: Path, what: str) -> Result | None:
@@ -48,16 +57,17 @@ def collectives(result: Result) -> list[str]:
         cells.setdefault((row["op"], row["peers"], row["bytes"]), {})[row["library"]] = row["ms"]["median"]
         if row["library"] not in libraries:
             libraries.append(row["library"])
-    names = {"pccl-step": "pccl, step", "pccl-strict": "pccl, strict", "mpi": "Open MPI", "gloo": "Gloo"}
-    names["limit"] = "bare C ring"
     ours = "pccl-step" if "pccl-step" in libraries else libraries[0]
-    head = [f"{result['machine']['congestion']}, ms", *(names.get(name, name) for name in libraries), "step : Gloo"]
+    head = [f"{result['machine']['congestion']}, ms", *(NAMES.get(name, name) for name in libraries), "step : Gloo"]
     rows = []
     for (op, peers, size), found in cells.items():
         ratio = f"{found['gloo'] / found[ours]:.2f}x" if "gloo" in found and ours in found else ""
         medians = [number(found[name]) if name in found else "" for name in libraries]
         rows.append([f"{op}, {size_text(size)}, {peers} peers", *medians, ratio])
-    return [*table(head, rows), "", f"In place, float32, TCP over loopback. {about(result)}."]
+    way = "TCP over loopback"
+    if any(name.endswith("-shm") for name in libraries):
+        way += "; shm: shared memory"
+    return [*table(head, rows), "", f"In place, float32, {way}. {about(result)}."]
 
 
 def spread(summary: Result) -> str:
@@ -92,29 +102,91 @@ def others(results: Path) -> list[str]:
     return [*table(["ms, median [p10 .. p90]", ""], rows), "", f"{about(last)}."]
 
 
+def medians_of(runs: Iterable[Result]) -> dict[int, dict[str, float]]:
+    """The least median by bytes and name of the library, over the numbers of connections; not of void runs."""
+    best: dict[int, dict[str, float]] = {}
+    for run in runs:
+        name = f"pccl-{run.get('mode', 'strict')}" if run["library"] == "pccl" else run["library"]
+        for cell in run["cells"]:
+            if run["void"] is None and cell["wrong"] == 0:
+                found = best.setdefault(cell["bytes"], {})
+                found[NAMES[name]] = min(found.get(NAMES[name], float("inf")), cell["median_ms"])
+    return best
+
+
+def wan_medians(result: Result) -> list[tuple[str, dict[str, float]]]:
+    """Of each scenario and size what it is called, and the medians by library, where nothing but that was chosen."""
+    found = []
+    for scenario in result["rows"]:
+        if any(run.get("codec") for run in scenario["runs"]):
+            continue
+        best = medians_of(run for run in scenario["runs"] if not run.get("algorithm"))
+        found += [(f"{scenario['settings']['title']}, {size_text(size)}", ms) for size, ms in best.items()]
+    return found
+
+
 def wan(results: Path) -> list[str]:
     """Emulated links: our best number of connections beside Gloo."""
     result = load(results, "wan")
-    if result is None:
+    found = wan_medians(result) if result is not None else []
+    if result is None or not found:
         return []
+    libraries = [name for name in NAMES.values() if any(name in ms for _, ms in found)]
     rows = []
-    for scenario in result["rows"]:
-        best: dict[int, dict[str, float]] = {}
-        for run in scenario["runs"]:
-            for cell in run["cells"]:
-                found = best.setdefault(cell["bytes"], {})
-                found[run["library"]] = min(found.get(run["library"], float("inf")), cell["median_ms"])
-        for size, found in best.items():
-            ours, gloo = found.get("pccl"), found.get("gloo")
-            ratio = f"{gloo / ours:.1f}x" if ours and gloo else ""
-            title = f"{scenario['settings']['title']}, {size_text(size)}"
-            rows.append([title, number(ours) if ours else "", number(gloo) if gloo else "", ratio])
-    return [*table(["emulated, ms", "pccl, strict", "Gloo", ""], rows), "", f"{about(result)}."]
+    for title, ms in found:
+        ours = [ms[name] for name in libraries if name in ms and name != NAMES["gloo"]]
+        ratio = f"{ms[NAMES['gloo']] / min(ours):.1f}x" if ours and NAMES["gloo"] in ms else ""
+        rows.append([title, *(number(ms[name]) if name in ms else "" for name in libraries), ratio])
+    head = ["all_reduce over emulated links, ms", *libraries, "pccl : Gloo"]
+    return [*table(head, rows), "", f"In place, float32, pccl with its best number of connections. {about(result)}."]
+
+
+def codec_kernels(result: Result) -> dict[str, dict[str, float]]:
+    """GB of float32 a second from memory, by codec and operation."""
+    found: dict[str, dict[str, float]] = {}
+    for row in result["rows"]:
+        if row["what"] == "kernel" and row["codec"] != "none" and not row["stochastic"] and not row["cached"]:
+            found.setdefault(row["codec"], {})[row["operation"]] = row["gbs"]["median"]
+    return found
+
+
+def codecs(results: Path) -> list[str]:
+    """What codecs cost, and what they gain on a slow link."""
+    columns: dict[str, dict[str, str]] = {}
+    sources = []
+    if (result := load(results, "quant")) is not None:
+        sources.append(result)
+        kernels = codec_kernels(result)
+        for operation in ("encode", "decode and add"):
+            able = {codec: gbs[operation] for codec, gbs in kernels.items() if operation in gbs}
+            columns[f"{operation}, GB/s"] = {codec: f"{speed:.1f}" for codec, speed in able.items()}
+        reduces = [row for row in result["rows"] if row["what"] == "all_reduce" and "ms" in row]
+        size = max((row["bytes"] for row in reduces), default=0)
+        columns[f"2 peers, loopback, {size_text(size)}, ms"] = {
+            row["library"].removeprefix("pccl-step-"): number(row["ms"]["median"])
+            for row in reduces
+            if row["bytes"] == size
+        }
+    if (result := load(results, "wan")) is not None:
+        scenarios = [row for row in result["rows"] if any(run.get("codec") for run in row["runs"])]
+        sources += [result] if scenarios else []
+        for scenario in scenarios:
+            for run in scenario["runs"]:
+                for size, ms in medians_of([run]).items():
+                    title = f"{scenario['settings']['title'].removesuffix(', codecs')}, {size_text(size)}, ms"
+                    columns.setdefault(title, {})[run["codec"] or "plain"] = number(*ms.values())
+    names = dict.fromkeys(["plain", *(codec for column in columns.values() for codec in column)])
+    rows = [[name, *(column.get(name, "") for column in columns.values())] for name in names]
+    if not sources:
+        return []
+    machines = dict.fromkeys(about(source) for source in sources)
+    note = "Bytes of float32 before coding; kernels on one thread, from memory; all_reduce in place, in a step."
+    return [*table(["codec", *columns], rows), "", " ".join([note, *(f"{machine}." for machine in machines)])]
 
 
 def text(results: Path) -> str:
     parts = [collectives(found) for name in ("reno", "system") if (found := load(results, f"collectives-{name}"))]
-    parts += [part for part in (others(results), wan(results)) if part]
+    parts += [part for part in (others(results), wan(results), codecs(results)) if part]
     return "\n\n".join("\n".join(part) for part in parts)
 
 

@@ -1,6 +1,8 @@
 """The benchmarks run, and their results hold what they say; README's figures are made from them."""
 
 import json
+import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +35,35 @@ def saved(path):
     assert result["machine"]["cores"] >= 1
     assert result["commit"]
     return result
+
+
+def kernel(codec, operation, gbs):
+    row = {"what": "kernel", "codec": codec, "operation": operation, "stochastic": False, "cached": False}
+    return {**row, "gbs": harness.summary([gbs])}
+
+
+def write(folder, what, rows):
+    """A result of a machine without a name."""
+    machine = {"cpu": "Z80", "cores": 2, "memory_gib": 1, "kernel": "6.18", "congestion": "reno"}
+    result = {"what": what, "machine": machine, "commit": "abc", "date": "2999-01-01", "rows": rows}
+    (folder / f"{what}-x-2.json").write_text(json.dumps(result))
+
+
+def quant_rows():
+    reduced = {"what": "all_reduce", "bytes": 1 << 20, "peers": 2}
+    return [
+        kernel("none", "copy", 9.0),
+        kernel("int8", "encode", 8.0),
+        kernel("int8", "decode and add", 7.0),
+        {**reduced, "library": "pccl-step-plain", "ms": harness.summary([3.0])},
+        {**reduced, "library": "pccl-step-int8", "ms": harness.summary([2.0])},
+        {**reduced, "bytes": 1 << 10, "library": "pccl-step-int8", "ms": harness.summary([0.1])},
+    ]
+
+
+def wan_run(library, ms, connections=1, void=None, **options):
+    cell = {"bytes": 1 << 20, "median_ms": ms, "wrong": 0}
+    return {"library": library, "connections": connections, "cells": [cell], "void": void, **options}
 
 
 @pytest.mark.serial
@@ -96,20 +127,18 @@ def test_wan_peer_notices_wrong_results():
 
 
 def test_table(tmp_path):
-    machine = {"cpu": "Z80", "cores": 2, "memory_gib": 1, "kernel": "6.18", "congestion": "reno"}
     row = {"op": "all_reduce", "peers": 2, "bytes": 1 << 20}
     rows = [
         {**row, "library": "pccl-step", "ms": harness.summary([2.0])},
         {**row, "library": "gloo", "ms": harness.summary([3.0])},
     ]
-    result = {"what": "collectives-reno", "machine": machine, "commit": "abc", "date": "2026-01-01", "rows": rows}
-    (tmp_path / "collectives-reno-x-2.json").write_text(json.dumps(result))
+    write(tmp_path, "collectives-reno", rows)
     assert table.text(tmp_path).splitlines() == [
         "| reno, ms | pccl, step | Gloo | step : Gloo |",
         "| --- | --- | --- | --- |",
         "| all_reduce, 1 MiB, 2 peers | 2.0 | 3.0 | 1.50x |",
         "",
-        "In place, float32, TCP over loopback. 2 cores (Z80), Linux 6.18, reno, commit abc, 2026-01-01.",
+        "In place, float32, TCP over loopback. 2 cores (Z80), Linux 6.18, reno, commit abc, 2999-01-01.",
     ]
     readme = tmp_path / "README.md"
     readme.write_text(f"head\n{table.START}\nold\n{table.END}\ntail\n")
@@ -118,6 +147,57 @@ def test_table(tmp_path):
     assert readme.read_text().startswith("head\n")
     assert readme.read_text().endswith("\ntail\n")
     run("table.py", "--check", "--results", tmp_path, "--readme", readme)
+
+
+def test_table_of_shared_memory(tmp_path):
+    row = {"op": "all_reduce", "peers": 2, "bytes": 1 << 20}
+    times = {"pccl-step": 2.0, "pccl-step-shm": 1.0, "gloo": 3.0}
+    rows = [{**row, "library": library, "ms": harness.summary([ms])} for library, ms in times.items()]
+    write(tmp_path, "collectives-reno", rows)
+    lines = table.text(tmp_path).splitlines()
+    assert lines[0] == "| reno, ms | pccl, step | pccl, step, shm | Gloo | step : Gloo |"
+    assert lines[2] == "| all_reduce, 1 MiB, 2 peers | 2.0 | 1.0 | 3.0 | 1.50x |"
+    assert lines[-1].startswith("In place, float32, TCP over loopback; shm: shared memory. 2 cores")
+
+
+def test_table_of_steps_and_codecs_over_wide_areas(tmp_path):
+    runs = [
+        wan_run("pccl", 60.0),  # of the time before there were modes
+        wan_run("pccl", 50.0, 4, mode="strict"),
+        wan_run("pccl", 40.0, mode="step", codec=None, algorithm=None),
+        wan_run("pccl", 20.0, 4, mode="step", codec=None, algorithm="ring"),
+        wan_run("pccl", 10.0, 4, void="the emulator was late", mode="step", codec=None, algorithm=None),
+        wan_run("gloo", 100.0),
+    ]
+    coded = [wan_run("pccl", ms, mode="step", codec=codec) for codec, ms in ((None, 90.0), ("int8", 30.0))]
+    rows = [{"settings": {"title": "far"}, "runs": runs}, {"settings": {"title": "thin, codecs"}, "runs": coded}]
+    write(tmp_path, "wan", rows)
+    write(tmp_path, "quant", quant_rows())
+    lines = table.text(tmp_path).splitlines()
+    assert lines[0] == "| all_reduce over emulated links, ms | pccl, step | pccl, strict | Gloo | pccl : Gloo |"
+    assert lines[2] == "| far, 1 MiB | 40.0 | 50.0 | 100.0 | 2.5x |"
+    assert lines[3] == ""  # codecs have a table of their own
+    start = lines.index(
+        "| codec | encode, GB/s | decode and add, GB/s | 2 peers, loopback, 1 MiB, ms | thin, 1 MiB, ms |"
+    )
+    assert lines[start + 2 : start + 4] == ["| plain |  |  | 3.0 | 90.0 |", "| int8 | 8.0 | 7.0 | 2.0 | 30.0 |"]
+
+
+def test_plots(tmp_path):
+    """Of the results in the tree; of what they lack, of a small one."""
+    results, pictures = tmp_path / "results", tmp_path / "pictures"
+    shutil.copytree(harness.RESULTS, results)
+    write(results, "quant", quant_rows())
+    run("plot.py", "--results", results, "--output", pictures)
+    made = {path.name: path.read_bytes() for path in pictures.iterdir()}
+    assert set(made) == {
+        f"{name}.png" for name in ("collectives-reno", "collectives-system", "wan", "quant", "topology")
+    }
+    for name, content in made.items():
+        assert content.startswith(b"\x89PNG\r\n\x1a\n"), name
+        width, height = struct.unpack(">II", content[16:24])
+        assert min(width, height) >= 300, name
+        assert len(content) > 10_000, name
 
 
 def test_readme_is_made_from_the_results():
