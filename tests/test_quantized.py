@@ -361,6 +361,7 @@ def misuse(peer, rank, size):
         ),
         "sums and averages": lambda: comm.all_reduce(data, op="max", codec="int8", residual=np.zeros(100, "float32")),
         "is for all_reduce": lambda: comm.reduce(data, codec="top_k"),
+        "overlaps a buffer": lambda: comm.all_reduce(data, codec="int8", residual=data),
         "an exponent is": lambda: comm.all_reduce(data, codec=pccl.Codec("int_sum", exponent=200)),
         "residual decay": lambda: comm.all_reduce(data, codec=pccl.Codec("int8", residual_decay=2)),
     }

@@ -120,6 +120,11 @@ static struct pc_codec codec_of(const pcclCodecOptions_t *options) {
     return pc_codec_make((uint8_t)options->algorithm, code_bits(options), options->block);
 }
 
+static bool overlap(const void *a, size_t a_bytes, const void *b, size_t b_bytes) {
+    const uintptr_t first = (uintptr_t)a, second = (uintptr_t)b;
+    return first < second + b_bytes && second < first + a_bytes;
+}
+
 static pcclResult_t check_feedback(const char *phase, const pcclCollectiveArgs_t *args) {
     if (args->codec.residual == NULL) return pcclSuccess;
     if (args->collective != PCCL_COLLECTIVE_ALL_REDUCE || (args->op != pcclSum && args->op != pcclAvg)) {
@@ -127,6 +132,12 @@ static pcclResult_t check_feedback(const char *phase, const pcclCollectiveArgs_t
     }
     if (args->algorithm == PCCL_ALGORITHM_RING || args->algorithm == PCCL_ALGORITHM_TREE) {
         return pc_fail(phase, pcclInvalidArgument, "error feedback needs contributions that travel alone: direct or exchange");
+    }
+    const size_t bytes = args->count * pc_dtype_bytes(args->datatype);
+    const size_t residual_bytes = args->count * pc_dtype_bytes(pc_dtype_accumulator(args->datatype));
+    if (overlap(args->codec.residual, residual_bytes, args->sendbuf, bytes) ||
+        overlap(args->codec.residual, residual_bytes, args->recvbuf, bytes)) {
+        return pc_fail(phase, pcclInvalidArgument, "the residual overlaps a buffer of the operation");
     }
     const double decay = args->codec.residual_decay;
     if (decay >= 0 && decay <= 1) return pcclSuccess;

@@ -151,12 +151,14 @@ static ptrdiff_t shm_read(struct pc_transport *transport, const struct pc_span *
 static ptrdiff_t shm_write(struct pc_transport *transport, const struct pc_span *spans, int count) {
     struct shm *shm = transport->state;
     struct progress at = {.spans = spans, .count = count};
+    bool room_seen = false;
     for (;;) {
         const size_t before = at.done;
         if (!copy_all(transport, &shm->tx, put, &at)) return broken();
         if (at.count == 0) return (ptrdiff_t)at.done;
+        if (room_seen && at.done == before) return broken(); /* room that is not there */
         if (pc_pipe_writer_may_sleep(&shm->tx)) break;
-        if (before > 0 && at.done == before) return broken(); /* room was seen that is not there */
+        room_seen = true;
     }
     if (at.done > 0) return (ptrdiff_t)at.done;
     errno = EAGAIN;

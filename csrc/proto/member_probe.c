@@ -100,7 +100,10 @@ void pc_member_probe_ack(struct pc_member *member, struct pc_link *link, const s
 pc_status pc_member_probe_data(struct pc_member *member, struct pc_stream *stream, const struct pc_msg_probe_data *data,
                                uint32_t bulk_len) {
     struct pc_member_probe *probe = &member->probe;
-    if (bulk_len == 0 || bulk_len > FRAME_BYTES) return pcclProtocolError;
+    /* Bursts are answered, so they must cost their sender more than the answer costs this peer. */
+    if (bulk_len < FIRST_BYTES / FRAMES_MIN || bulk_len > FRAME_BYTES || data->burst_bytes < FIRST_BYTES) {
+        return pcclProtocolError;
+    }
     if (probe->scrap == NULL) probe->scrap = malloc(FRAME_BYTES);
     if (probe->scrap == NULL) return pcclNoMemory;
     stream->sink = (struct pc_sink){
