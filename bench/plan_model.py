@@ -41,7 +41,7 @@ lib = c_level.load(
         const uint64_t *counts, *recv_counts; uint32_t source, target, rtt_us; const uint32_t *shares;
     };
     struct pc_cost_request { uint32_t n; const uint32_t *ring, *rtt_us, *bytes_per_ms; };
-    struct pc_ring_request { uint32_t n; const uint64_t *bandwidth, *latency_ns; uint64_t budget; };
+    struct pc_ring_request { uint32_t n; const uint64_t *bandwidth, *latency_ns; uint64_t budget; const bool *stop; };
     struct pc_ring_quality { uint64_t bottleneck, latency_ns; bool widest; };
     size_t pc_chunk_plan_bytes(uint32_t n);
     int pc_chunk_plan_init(struct pc_chunk_plan *plan, const struct pc_plan_request *request, void *memory);

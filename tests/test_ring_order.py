@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 lib = c_level.load(
     """
-    struct pc_ring_request { uint32_t n; const uint64_t *bandwidth, *latency_ns; uint64_t budget; };
+    struct pc_ring_request { uint32_t n; const uint64_t *bandwidth, *latency_ns; uint64_t budget; const bool *stop; };
     struct pc_ring_quality { uint64_t bottleneck, latency_ns; bool widest; };
     size_t pc_ring_order_bytes(uint32_t n);
     bool pc_ring_order(const struct pc_ring_request *request, uint32_t *order, struct pc_ring_quality *quality,
@@ -37,10 +37,12 @@ class Ring:
     widest: bool
 
 
-def solve(bandwidth, latency_ns=None, budget=BUDGET) -> Ring | None:
+def solve(bandwidth, latency_ns=None, budget=BUDGET, stopped=False) -> Ring | None:
     bandwidth = np.ascontiguousarray(bandwidth, np.uint64)
     n = len(bandwidth)
     request = ffi.new("struct pc_ring_request *", {"n": n, "budget": budget})
+    stop = ffi.new("bool *", stopped)
+    request.stop = stop
     request.bandwidth = ffi.from_buffer("uint64_t[]", bandwidth)
     if latency_ns is not None:
         latency_ns = np.ascontiguousarray(latency_ns, np.uint64)
@@ -256,6 +258,12 @@ def test_more_budget_is_no_worse():
 
 def test_without_budget_it_gives_up():
     assert solve(planted(40, 1), budget=0) is None
+
+
+def test_stopped_it_ends_with_what_it_has():
+    """With a budget that would last for years; here that is nothing, for it was stopped before it began."""
+    latency_ns = np.random.default_rng(5).integers(1, 1 << 30, (40, 40))
+    assert solve(np.ones((40, 40)), latency_ns, UINT64_MAX, stopped=True) is None
 
 
 @pytest.mark.parametrize("n", [11, 40])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
-from simulator import compile_to
+from simulator import LAYERS, compile_to
 
 DRIVERS = Path(__file__).resolve().parent / "c"
 
@@ -16,6 +17,10 @@ def run(program: Path, *arguments: str) -> str:
     done = subprocess.run([str(program), *arguments], capture_output=True, text=True, timeout=110, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
+
+
+def pkg_config(*arguments: str) -> str:
+    return subprocess.run(["pkg-config", *arguments], check=True, capture_output=True, text=True).stdout
 
 
 def test_no_memory_error_no_leak_no_undefined_behaviour() -> None:
@@ -49,3 +54,18 @@ def test_threads_and_sockets(name: str, flags: list[str]) -> None:
     """A thread for each machine and socket pairs between them: partial reads and writes as a kernel makes them."""
     program = compile_to(f"socketpairs-{name}", flags, DRIVERS / "socketpairs.c")
     assert run(program) == "4 threads, 300 rounds\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("address", ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]),
+        ("thread", ["-fsanitize=thread"]),
+    ],
+)
+def test_a_loop_whose_machine_has_a_search_running_ends(name: str, flags: list[str]) -> None:
+    """Neither a search that never ends by itself nor one that has not begun holds it up, or is left behind."""
+    layers = (*(layer for layer in LAYERS if layer != "sim"), "io")
+    libuv = ["-Wl,--no-as-needed", *shlex.split(pkg_config("--cflags", "--libs", "libuv"))]
+    program = compile_to(f"search-end-{name}", [*flags, *libuv], DRIVERS / "search_end.c", layers=layers)
+    assert run(program) == "found 1\n0 unfinished, 1 finished\n"

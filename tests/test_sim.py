@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from simulator import Simulator
 
@@ -37,6 +39,26 @@ def test_the_log_of_a_schedule_names_epochs_and_peers(simulator: Simulator) -> N
     log = simulator.log(simulator.run(3, 3, 3, 4, trace=True))
     assert "master: epoch 1 committed" in log
     assert "peer 02: from master: msg_welcome" in log
+
+
+def test_a_better_ring_found_later_is_adopted(simulator: Simulator) -> None:
+    """Beyond 12 members the ring of a new plan is a first guess; all follow a better one from a later joint call on."""
+    report = simulator.run(3, 40, 40, 12, faults=False, trace=True)
+    log = simulator.log(report)
+    assert report.ok, simulator.verdict(report)
+    found = re.findall(r"a better ring of \d+: bottleneck (\d+) after (\d+) \S+, once round (\d+) after (\d+) us", log)
+    rings = [tuple(map(int, numbers)) for numbers in found]
+    assert len(rings) >= 1
+    assert all((-wide, way) < (-wide_before, way_before) for wide, wide_before, way, way_before in rings)
+
+
+def test_deaths_while_a_better_ring_is_searched(simulator: Simulator) -> None:
+    searches = 0
+    for seed in range(1, 20, 2):
+        report = simulator.run(seed, 13, 20, 6, trace=True)
+        searches += "a search of" in simulator.log(report)
+        assert report.ok, f"seed {seed}: {simulator.verdict(report)}"
+    assert searches > 0
 
 
 def test_bad_options_are_refused(simulator: Simulator) -> None:

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+from pathlib import Path as FilePath
+
 import numpy as np
 import pytest
-from cluster import Cluster
+from cluster import Cluster, eventually
+
+BENCH = FilePath(__file__).resolve().parent.parent / "bench"
+sys.path.insert(0, str(BENCH))
+try:
+    from wan.emulator import Path, Wan, why_not
+finally:
+    sys.path.remove(str(BENCH))
+
+REASON = why_not()
 
 
 @pytest.fixture(params=["0", "1"], ids=["tcp", "shared memory"])
@@ -47,3 +60,33 @@ def test_who_dies_meanwhile_is_not_waited_for(cluster):
     peers[3].kill()
     assert all(call.wait()[0] >= 1 for call in calls)
     assert cluster.call(peers[:3], reduce_ones) == [[3, 3, 3]] * 3
+
+
+@pytest.mark.skipif(REASON is not None, reason=str(REASON))
+@pytest.mark.netns
+def test_a_master_that_searches_a_better_ring_ends(tmp_path):
+    """13 far members: one more than the search for a ring is exact for. The call does not wait for the long search, and
+    neither does the end of the master."""
+
+    def path(node, to):
+        return Path(delay_s=0.005 + 0.001 * ((node * node + to * to) % 7))
+
+    def searches():
+        return log.read_text().count("a search of")
+
+    log = tmp_path / "log"
+    log.touch()
+    settings = {"PCCL_LOG_LEVEL": "debug", "PCCL_DEBUG_FILE": str(log)}
+    with (
+        Wan(13, path=path, seed=1) as wan,
+        Cluster(wan.command_in(0, []), f"{wan.addresses[0]}:0", **settings) as cluster,
+    ):
+        quiet = {"PCCL_LOG_LEVEL": "error", "PCCL_DEBUG_FILE": ""}
+        peers = [cluster.spawn(wan.command_in(node, []), **quiet) for node in range(13)]
+        cluster.connect(peers)
+        before = eventually(searches)
+        assert {flips for flips, _ in cluster.call(peers, optimize)} == {1}
+        assert cluster.call(peers, reduce_ones) == [[13, 13, 13]] * 13
+        eventually(lambda: searches() > before)
+        cluster.master.send_signal(signal.SIGINT)
+        assert cluster.master.popen.wait(10) == 0

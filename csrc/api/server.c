@@ -22,7 +22,10 @@
 
 #define PORT_PATIENCE_NS (5 * PC_NS_PER_S)
 
-enum { PROBE_BYTES = 16 << 20 };
+enum {
+    PROBE_BYTES = 16 << 20,
+    SEARCH_STEPS = 10 * PC_RING_BUDGET /* at most about 2 s of a core, beside everything else */
+};
 
 struct pcclMasterInstanceState_t {
     uint64_t generation;
@@ -47,6 +50,11 @@ static void on_dialed_back(void *user, uint64_t id, int sys_errno, uint64_t now_
     pc_master_dialed_back(master->master, id, sys_errno, now_ns);
 }
 
+static void on_searched(void *user, struct pc_ring_job *job) {
+    const pcclMasterInstance_t *master = user;
+    pc_master_searched(master->master, job);
+}
+
 static void on_closing(void *user, uint64_t now_ns) {
     const pcclMasterInstance_t *master = user;
     pc_master_shutdown(master->master, now_ns);
@@ -59,6 +67,7 @@ static void on_failed(void *user) {
 
 static const struct pc_loop_events master_events = {
     .dialed_back = on_dialed_back,
+    .searched = on_searched,
     .closing = on_closing,
     .failed = on_failed,
 };
@@ -108,6 +117,7 @@ static struct pc_master *create_machine(const struct pc_settings *settings) {
         .dead_timeout_ns = settings->dead_timeout_ms * PC_NS_PER_MS,
         .join_timeout_ns = settings->join_timeout_ms * PC_NS_PER_MS,
         .probe_bytes = PROBE_BYTES,
+        .search_steps = SEARCH_STEPS,
         .handshake_timeout_ns = settings->connect_timeout_ms * PC_NS_PER_MS,
         .random = {.fill = fill_random},
     };

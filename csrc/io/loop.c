@@ -51,6 +51,39 @@ static void run_dial(struct pc_loop *loop, const struct pc_action *action) {
     else pc_dial_stream(loop, stream, addresses, count);
 }
 
+static void search(uv_work_t *work) {
+    struct pc_ring_job *job = work->data;
+    pc_ring_job_run(job);
+}
+
+static void on_searched(uv_work_t *work, int status) {
+    struct pc_loop *loop = PC_LIST_ENTRY(work, struct pc_loop, search_work);
+    struct pc_ring_job *job = loop->search;
+    loop->search = NULL;
+    if (loop->closed || status != 0) {
+        pc_ring_job_destroy(job);
+        return;
+    }
+    loop->config.events->searched(loop->config.user, job);
+    pc_loop_drain(loop);
+}
+
+/* The machine asks for one at a time. */
+static void run_search(struct pc_loop *loop, struct pc_ring_job *job) {
+    loop->search_work.data = job;
+    loop->search = job;
+    if (!loop->closed && uv_queue_work(&loop->uv, &loop->search_work, search, on_searched) == 0) return;
+    loop->search = NULL;
+    pc_ring_job_destroy(job);
+}
+
+/* It ends within milliseconds, or does not begin: the thread of the loop can wait for that. */
+static void stop_search(struct pc_loop *loop) {
+    if (loop->search == NULL) return;
+    atomic_store(&loop->search->stop, true);
+    (void)uv_cancel((uv_req_t *)&loop->search_work);
+}
+
 /* The action is invalid as soon as the machine hears of anything. */
 static void run_action(struct pc_loop *loop, const struct pc_action *action) {
     switch (action->kind) {
@@ -61,6 +94,7 @@ static void run_action(struct pc_loop *loop, const struct pc_action *action) {
     case PC_ACTION_CLOSE: close_stream(loop, action->stream); break;
     case PC_ACTION_DIAL:
     case PC_ACTION_DIAL_BACK: run_dial(loop, action); break;
+    case PC_ACTION_SEARCH: run_search(loop, action->job); break;
     }
 }
 
@@ -137,6 +171,7 @@ static void shut(struct pc_loop *loop) {
     run_commands(loop);
     if (loop->config.events->closing != NULL) loop->config.events->closing(loop->config.user, pc_loop_now());
     pc_loop_drain(loop);
+    stop_search(loop);
     pc_listener_destroy_all(loop);
     pc_dial_cancel_all(loop);
     pc_conn_close_all(loop);
@@ -185,7 +220,7 @@ static void *run_thread(void *argument) {
 #if defined(__linux__)
     (void)prctl(PR_SET_NAME, loop->config.thread_name, 0, 0, 0);
 #endif
-    while (!loop->closed) (void)uv_run(&loop->uv, UV_RUN_ONCE);
+    while (!loop->closed || loop->search != NULL) (void)uv_run(&loop->uv, UV_RUN_ONCE);
     pc_conn_reap(loop);
     if (loop->config.events->ended != NULL) loop->config.events->ended(loop->config.user);
     /* The closed handles need a turn; after it only a lookup can be left. */

@@ -34,6 +34,8 @@ struct pc_loop_events {
     void (*master_reached)(void *user, const struct pc_address *local, uint64_t now_ns);
     /* The answer to PC_ACTION_DIAL_BACK. */
     void (*dialed_back)(void *user, uint64_t id, int sys_errno, uint64_t now_ns);
+    /* The answer to PC_ACTION_SEARCH, for user to take. */
+    void (*searched)(void *user, struct pc_ring_job *job);
     /* close was called: the last chance of the machine; its actions are carried out once more. */
     void (*closing)(void *user, uint64_t now_ns);
     /* No memory for actions: the machine can't go on. closing follows. */
@@ -70,6 +72,8 @@ struct pc_loop {
     struct pc_alarm *alarm; /* the machine's deadline */
     uint64_t alarm_ns; /* when it goes off; UINT64_MAX: it is not set */
     struct pc_list conns, dials, listeners, dead_conns;
+    struct pc_ring_job *search; /* with a thread of libuv's pool; NULL: none */
+    uv_work_t search_work;
 
     struct pc_address master[PC_ADDRESSES_MAX];
     uint32_t master_count;

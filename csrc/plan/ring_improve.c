@@ -98,8 +98,14 @@ static bool turn_some(struct tour *t) {
     return false;
 }
 
+static bool stopped(const struct tour *t) {
+    return t->request->stop != NULL && atomic_load_explicit(t->request->stop, memory_order_relaxed);
+}
+
 static void descend(struct tour *t) {
-    while (t->budget > 0 && (turn_some(t) || exchange_some(t))) t->budget -= pc_min_u64(t->budget, t->n);
+    while (t->budget > 0 && (turn_some(t) || exchange_some(t))) {
+        t->budget -= stopped(t) ? t->budget : pc_min_u64(t->budget, t->n);
+    }
 }
 
 /* Numbers that are as good as random here, and the same everywhere (xorshift64). */
@@ -132,7 +138,7 @@ void pc_ring_improve(const struct pc_ring_improve *request, uint32_t *order, voi
     descend(t);
     memcpy(order, t->order, n * sizeof *order);
     int64_t best = t->along[n];
-    for (uint64_t state = 1; t->budget > 0;) {
+    for (uint64_t state = 1; t->budget > 0 && !stopped(t);) {
         kick(t, &state);
         descend(t);
         if (t->along[n] <= best) {

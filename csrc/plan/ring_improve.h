@@ -2,6 +2,7 @@
 #ifndef PC_RING_IMPROVE_H
 #define PC_RING_IMPROVE_H
 
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -10,6 +11,7 @@ struct pc_ring_improve {
     const uint64_t *bandwidth, *latency_ns; /* as in struct pc_ring_request; no NULL */
     uint64_t least; /* bandwidth of the edges that may be used */
     uint64_t budget;
+    const atomic_bool *stop; /* likewise */
 };
 
 size_t pc_ring_improve_bytes(uint32_t n);

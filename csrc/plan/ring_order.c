@@ -178,12 +178,13 @@ static bool order_many(const struct pc_ring_request *request, uint32_t *order, b
     struct thresholds t = {
         .request = request, .values = values, .order = order, .budget = request->budget - for_latency};
     pc_ring_search_init(&t.search, n, rest);
+    t.search.stop = request->stop;
     bisect(&t, count);
     if (t.found == 0) return false;
     *widest = t.found == t.refuted;
     if (request->latency_ns == NULL) return true;
     const struct pc_ring_improve improve = {n, request->bandwidth, request->latency_ns, values[t.found - 1],
-                                          for_latency + t.budget};
+                                          for_latency + t.budget, request->stop};
     pc_ring_improve(&improve, order, rest);
     return true;
 }
@@ -219,8 +220,14 @@ bool pc_ring_order(const struct pc_ring_request *request, uint32_t *order, struc
     const bool proved = is_ring(order, n);
     assert(proved);
     (void)proved;
-    quality->bottleneck = bottleneck_of(request, order);
+    pc_ring_judge(request, order, quality);
     assert(quality->bottleneck > 0);
-    for (uint32_t i = 0; i < n; i++) quality->latency_ns += latency_of(request, order[i], order[(i + 1) % n]);
     return true;
+}
+
+void pc_ring_judge(const struct pc_ring_request *request, const uint32_t *order, struct pc_ring_quality *quality) {
+    const uint32_t n = request->n;
+    quality->bottleneck = bottleneck_of(request, order);
+    quality->latency_ns = 0;
+    for (uint32_t i = 0; i < n; i++) quality->latency_ns += latency_of(request, order[i], order[(i + 1) % n]);
 }

@@ -6,6 +6,7 @@
 #ifndef PC_RING_ORDER_H
 #define PC_RING_ORDER_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -28,6 +29,7 @@ struct pc_ring_request {
     const uint64_t *bandwidth; /* bytes/s from member i to j at [i * n + j]; 0: j must not follow i */
     const uint64_t *latency_ns; /* one way, likewise; NULL: alike everywhere */
     uint64_t budget; /* steps, read beyond PC_RING_EXACT_MAX members */
+    const atomic_bool *stop; /* set by another thread: the budget is spent; NULL: nobody does */
 };
 
 struct pc_ring_quality {
@@ -35,6 +37,11 @@ struct pc_ring_quality {
     uint64_t latency_ns; /* once round */
     bool widest; /* proved: no ring has a larger bottleneck */
 };
+
+/* The larger bottleneck, then the shorter way round. */
+static inline bool pc_ring_better(const struct pc_ring_quality *a, const struct pc_ring_quality *b) {
+    return a->bottleneck != b->bottleneck ? a->bottleneck > b->bottleneck : a->latency_ns < b->latency_ns;
+}
 
 /* Bytes of memory that ordering n members takes, aligned to 8. */
 size_t pc_ring_order_bytes(uint32_t n);
@@ -45,5 +52,7 @@ size_t pc_ring_order_bytes(uint32_t n);
  * afterwards.
  */
 bool pc_ring_order(const struct pc_ring_request *request, uint32_t *order, struct pc_ring_quality *quality, void *memory);
+/* Bottleneck and latency of order, a permutation; bottleneck 0: it is no ring. widest is left as it is. */
+void pc_ring_judge(const struct pc_ring_request *request, const uint32_t *order, struct pc_ring_quality *quality);
 
 #endif

@@ -86,7 +86,8 @@ static uint64_t *in_row(const struct pc_ring_search *s, uint32_t member) {
 /* Conclusions --------------------------------------------------------------------------------------------------- */
 
 static void spend(struct pc_ring_search *s, uint64_t steps) {
-    s->budget -= steps < s->budget ? steps : s->budget;
+    const bool stopped = s->stop != NULL && atomic_load_explicit(s->stop, memory_order_relaxed);
+    s->budget -= steps < s->budget && !stopped ? steps : s->budget;
 }
 
 static void ask(struct pc_ring_search *s, uint32_t member, uint32_t side) {

@@ -2,6 +2,7 @@
 #ifndef PC_RING_SEARCH_H
 #define PC_RING_SEARCH_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -25,6 +26,7 @@ struct pc_ring_search {
     uint32_t removed_count, join_count, queue_count;
     bool failed;
     uint64_t budget, seed;
+    const atomic_bool *stop; /* as in struct pc_ring_request */
 };
 
 size_t pc_ring_search_bytes(uint32_t n);

@@ -28,6 +28,7 @@ struct pc_action *pc_actions_add(struct pc_actions *actions, enum pc_action_kind
     action->kind = kind;
     action->stream = NULL;
     action->call = NULL;
+    action->job = NULL;
     action->id = 0;
     action->address_count = 0;
     return action;

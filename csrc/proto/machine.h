@@ -9,6 +9,7 @@
 #ifndef PC_MACHINE_H
 #define PC_MACHINE_H
 
+#include "plan/ring_job.h"
 #include "proto/stream.h"
 
 enum pc_action_kind {
@@ -16,13 +17,15 @@ enum pc_action_kind {
     PC_ACTION_WRITE, /* stream has bytes: call tx_spans until it gives none */
     PC_ACTION_CLOSE, /* flush what the socket takes at once, close it, destroy stream */
     PC_ACTION_COMPLETE, /* call is over: its error and outcome are set, its buffers are the caller's again */
-    PC_ACTION_DIAL_BACK /* master: check that peer id accepts connections at addresses; answer with dialed_back */
+    PC_ACTION_DIAL_BACK, /* master: check that peer id accepts connections at addresses; answer with dialed_back */
+    PC_ACTION_SEARCH /* master: pc_ring_job_run(job) beside the machine; give it back with searched, or destroy it */
 };
 
 struct pc_action {
     enum pc_action_kind kind;
     struct pc_stream *stream;
     struct pc_call *call;
+    struct pc_ring_job *job; /* the driver's from now on */
     uint64_t id;
     struct pc_address addresses[PC_ADDRESSES_MAX];
     uint32_t address_count;

@@ -369,6 +369,7 @@ void pc_master_destroy(struct pc_master *master) {
     const struct pc_action *action;
     while ((action = pc_actions_next(&master->machine.actions)) != NULL) {
         if (action->kind == PC_ACTION_CLOSE) pc_stream_destroy(action->stream);
+        pc_ring_job_destroy(action->job);
     }
     pc_master_ops_fini(master);
     pc_actions_fini(&master->machine.actions);

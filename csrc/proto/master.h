@@ -15,6 +15,7 @@ struct pc_master_config {
     size_t run_key_len;
     uint64_t dead_timeout_ns, join_timeout_ns, handshake_timeout_ns;
     uint32_t probe_bytes; /* that two members send each other at most when their link is measured */
+    uint64_t search_steps; /* budget of PC_ACTION_SEARCH; 0: none is asked for */
     struct pc_random random;
 };
 
@@ -26,6 +27,8 @@ struct pc_machine *pc_master_machine(struct pc_master *master);
 
 /* Answer to PC_ACTION_DIAL_BACK: sys_errno 0, or why none of the addresses took a connection. */
 void pc_master_dialed_back(struct pc_master *master, uint64_t id, int sys_errno, uint64_t now_ns);
+/* Answer to PC_ACTION_SEARCH; takes job back. */
+void pc_master_searched(struct pc_master *master, struct pc_ring_job *job);
 /* Tells all peers that it ends; their calls end with an error that names it. */
 void pc_master_shutdown(struct pc_master *master, uint64_t now_ns);
 

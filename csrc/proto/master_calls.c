@@ -236,13 +236,17 @@ static void run_sync(struct pc_master *master, struct pc_group *group, uint32_t 
 /* Topology ------------------------------------------------------------------------------------------------------ */
 
 static void run_topology(struct pc_master *master, uint8_t kind, uint64_t now_ns) {
-    if (kind == PC_CALL_UPDATE_TOPOLOGY && pc_master_admit(master)) {
-        pc_master_flip(master, true);
-        return;
+    /* All are here, so no operation is in flight: plans may follow what was found and measured since. */
+    if (kind == PC_CALL_UPDATE_TOPOLOGY) {
+        const bool better = pc_master_adopt_rings(master);
+        if (pc_master_admit(master) || better) {
+            pc_master_flip(master, true);
+            return;
+        }
     }
     if (kind == PC_CALL_OPTIMIZE_TOPOLOGY) {
         if (!pc_master_probe(master, now_ns)) return;
-        /* All are here, so no operation is in flight: plans may follow what was measured since. */
+        (void)pc_master_adopt_rings(master);
         for (size_t i = 0; i < master->pair_count; i++) {
             struct pc_pair *pair = &master->pairs[i];
             pair->rtt_us = pair->measured_us;

@@ -387,6 +387,7 @@ void pc_master_flip(struct pc_master *master, bool topology) {
         pc_master_introduce(master, &master->pairs[i]);
     }
     master->flushing = master->flip_wanted = false;
+    pc_master_search_on(master);
     PC_LOG(pcclLogInfo, "%s: epoch %llu committed", master->machine.name, (unsigned long long)master->epoch);
 }
 

@@ -136,6 +136,7 @@ void pc_master_create_subset(struct pc_master *master, const struct pc_group *gr
 void pc_master_free_group(struct pc_master *master, struct pc_group *group) {
     if (group->subset != 0) master->subset_count--;
     pc_list_remove(&group->node);
+    pc_master_drop_search(group);
     free(group->ids);
     free(group->ring);
     free(group->links);

@@ -81,16 +81,20 @@ static pc_status measure(struct pc_master *master, const uint64_t *ids, uint32_t
  * Fills ring with ranks: in their order within a fast data centre; else, or where links are missing, in the order with
  * the widest bottleneck, and of those with the shortest way round. Returns false when there is none.
  */
-static bool order_ring(struct pc_master *master, const struct measured *measured, uint32_t n, uint32_t *ring) {
+static bool order_ring(struct pc_master *master, struct pc_group *group, const struct measured *measured, uint32_t n,
+                       uint32_t *ring) {
     for (uint32_t i = 0; i < n; i++) ring[i] = i;
-    if (n < 3) return !measured->missing; /* there is one ring */
-    if (!measured->missing && !measured->far && !measured->slow) return true;
+    const bool matters = n > 2 && (measured->missing || measured->far || measured->slow);
+    const bool searched = matters && n > PC_RING_EXACT_MAX && n <= PC_COST_MEMBERS_MAX;
+    if (!searched) pc_master_drop_search(group);
+    if (!matters) return n > 2 || !measured->missing; /* of two there is one ring */
     const struct pc_ring_request request = {
         .n = n,
         .bandwidth = measured->bandwidth,
         .latency_ns = measured->far ? measured->latency_ns : NULL,
-        .budget = PC_RING_BUDGET / 10, /* verdicts wait meanwhile */
+        .budget = PC_RING_BUDGET / 10, /* verdicts wait meanwhile; a longer search follows */
     };
+    if (searched) return pc_master_search_ring(master, group, &request, ring);
     struct pc_ring_quality quality;
     void *memory = pc_arena_alloc(&master->arena, pc_ring_order_bytes(n), 1);
     return memory != NULL && pc_ring_order(&request, ring, &quality, memory);
@@ -117,7 +121,7 @@ bool pc_master_order_ring(struct pc_master *master, struct pc_group *group, cons
     if (measure(master, ids, n, &measured) != pcclSuccess || !keep_links(group, &measured, changed)) return false;
     *changed |= measured.missing != group->ring_only;
     group->ring_only = measured.missing;
-    return order_ring(master, &measured, n, ring);
+    return order_ring(master, group, &measured, n, ring);
 }
 
 uint32_t pc_master_longest_rtt(const struct pc_master *master, const uint64_t *ids, uint32_t n) {

@@ -5,6 +5,7 @@
  *   master_epoch.c    removal, flush, fates, epochs
  *   master_ops.c      verdicts of operations
  *   master_plan.c     rings, and the links that groups are told of
+ *   master_search.c   better rings, found later
  *   master_probe.c    measuring of links
  *   master_groups.c   groups of some members: making, breaking, forgetting
  *   master_calls.c    joint calls, shared-state synchronisation, wait-for graph
@@ -115,6 +116,9 @@ struct pc_group {
     bool step_poisoned; /* a step is open somewhere, and the epoch to come has lost a member */
     bool flushing; /* its members are frozen; a new epoch of the group follows */
     pc_error cause; /* of that; code 0: nothing was lost */
+    struct pc_ring_job *search; /* what its ring was searched for last, and found; NULL: there was nothing to search */
+    struct pc_ring_job *better; /* the answer of a longer search for the same; NULL: none so far */
+    bool searched; /* it has been asked for */
     uint64_t revision; /* expected next by a synchronisation; 0: none yet */
     uint64_t sync_id; /* transfer in progress; 0: none */
     uint64_t sync_revision;
@@ -122,7 +126,7 @@ struct pc_group {
     /* Of a subset. */
     uint64_t *left; /* ids of those that have destroyed their end of it */
     size_t left_count, left_capacity;
-    bool replan; /* round trips were measured anew */
+    bool replan; /* round trips were measured anew, or a better ring was found */
     bool broken; /* the epoch to come says so, and then it is forgotten */
     uint64_t lost; /* the member that it lost; 0: a link that it cannot do without */
 };
@@ -157,7 +161,8 @@ struct pc_master {
     uint8_t secret[32]; /* link tokens are made from it */
     struct pc_list peers, unproved, groups;
     uint32_t unproved_count;
-    uint64_t next_id, next_sync_id, next_probe;
+    uint64_t next_id, next_sync_id, next_probe, next_search;
+    bool searching; /* a PC_ACTION_SEARCH is not answered yet */
     uint32_t next_subset, subset_count;
     struct pc_pair *pairs;
     size_t pair_count, pair_capacity;
@@ -239,6 +244,16 @@ void pc_master_flush_tick(struct pc_master *master, uint64_t now_ns);
 bool pc_master_order_ring(struct pc_master *master, struct pc_group *group, const uint64_t *ids, uint32_t n,
                           uint32_t *ring, bool *changed);
 uint32_t pc_master_longest_rtt(const struct pc_master *master, const uint64_t *ids, uint32_t n);
+
+/* master_search.c ----------------------------------------------------------------------------------------------- */
+/* The ring for request, which a short search finds unless the same was asked before. False: none was found. */
+bool pc_master_search_ring(struct pc_master *master, struct pc_group *group, const struct pc_ring_request *request,
+                           uint32_t *ring);
+/* Nothing is in flight: rings found later take the place of those in use, in the next epoch. True: there were some. */
+bool pc_master_adopt_rings(struct pc_master *master);
+/* Asks for a longer search for the next group that could do with one, unless one is under way. */
+void pc_master_search_on(struct pc_master *master);
+void pc_master_drop_search(struct pc_group *group);
 
 /* master_probe.c ------------------------------------------------------------------------------------------------ */
 /* All are in PC_CALL_OPTIMIZE_TOPOLOGY: measures, begins with that if it has to. True: all is measured. */

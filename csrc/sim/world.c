@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum event_kind { EVENT_DELIVER, EVENT_TICK, EVENT_ALARM, EVENT_DIALED, EVENT_CLOSED, EVENT_DIAL_BACK };
+enum event_kind { EVENT_DELIVER, EVENT_TICK, EVENT_ALARM, EVENT_DIALED, EVENT_CLOSED, EVENT_DIAL_BACK, EVENT_SEARCHED };
 
 struct event {
     uint64_t at_ns, order;
@@ -51,6 +51,7 @@ struct pc_world {
     struct pc_process processes[PC_WORLD_PROCESSES_MAX];
     struct connection *connections;
     size_t connection_count, connection_capacity;
+    struct pc_ring_job *search; /* of the master, answered already; NULL: none */
 };
 
 /* Chance -------------------------------------------------------------------------------------------------------- */
@@ -186,8 +187,10 @@ static void close_end(struct pc_world *world, struct pc_process *process, struct
 
 /* What the machines are told of a connection: plans depend on it, delays do not. */
 static void tell_measured(struct pc_world *world, struct pc_stream *stream, uint32_t from, uint32_t to) {
-    const uint32_t ends[2] = {from, to};
+    const uint32_t ends[2] = {from, to}, pair[2] = {from < to ? from : to, from < to ? to : from};
     stream->rtt_us = world->rtt_us;
+    /* Of so many members, the first ring found is seldom the best: those beyond are at different distances. */
+    if (pair[1] > PC_RING_EXACT_MAX) stream->rtt_us += (uint32_t)(pc_digest64(pair, sizeof pair) % world->rtt_us);
     if (world->rated) stream->bytes_per_ms = 1000 + (uint32_t)(pc_digest64(ends, sizeof ends) % 100000);
 }
 
@@ -224,6 +227,11 @@ static void carry_out(struct pc_process *process, const struct pc_action *action
     case PC_ACTION_COMPLETE: world->hooks.completed(world->hooks.context, process, action->call); break;
     case PC_ACTION_DIAL_BACK:
         push(world, world->now_ns + 200000, EVENT_DIAL_BACK, (uint32_t)action->id, action->addresses[0].ip[3]);
+        break;
+    case PC_ACTION_SEARCH:
+        world->search = action->job;
+        pc_ring_job_run(world->search);
+        push(world, world->now_ns + pc_world_below(world, 200 * PC_NS_PER_MS), EVENT_SEARCHED, 0, 0);
         break;
     }
 }
@@ -350,6 +358,15 @@ static void on_dial_back(struct pc_world *world, const struct event *event) {
     pc_world_settle(master);
 }
 
+static void on_searched(struct pc_world *world, const struct event *event) {
+    struct pc_process *master = &world->processes[0];
+    if (!master->alive || deferred(world, master, event)) return;
+    struct pc_ring_job *job = world->search;
+    world->search = NULL;
+    pc_master_searched(master->master, job);
+    pc_world_settle(master);
+}
+
 static void on_tick(struct pc_world *world, const struct event *event) {
     struct pc_process *process = &world->processes[event->a];
     if (!process->alive || deferred(world, process, event)) return;
@@ -373,6 +390,7 @@ void pc_world_run(struct pc_world *world, uint64_t until_ns, const bool *stop) {
         case EVENT_DIALED: on_dialed(world, &event); break;
         case EVENT_CLOSED: on_closed(world, &event); break;
         case EVENT_DIAL_BACK: on_dial_back(world, &event); break;
+        case EVENT_SEARCHED: on_searched(world, &event); break;
         }
     }
 }
@@ -392,6 +410,7 @@ struct pc_process *pc_world_start(struct pc_world *world, uint32_t slot, uint32_
             .dead_timeout_ns = 5 * PC_NS_PER_S,
             .join_timeout_ns = 600 * PC_NS_PER_S,
             .probe_bytes = 64 << 10,
+            .search_steps = PC_RING_BUDGET,
             .handshake_timeout_ns = 5 * PC_NS_PER_S,
             .random = pc_world_random_source(world),
         };
@@ -508,6 +527,7 @@ void pc_world_destroy(struct pc_world *world) {
         free(world->connections[i].pipes[0].bytes);
         free(world->connections[i].pipes[1].bytes);
     }
+    pc_ring_job_destroy(world->search);
     free(world->connections);
     free(world->heap);
     free(world);

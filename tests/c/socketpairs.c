@@ -187,6 +187,7 @@ static void carry_out(struct node *node) {
         case PC_ACTION_CLOSE: close_stream(node, action->stream); break;
         case PC_ACTION_COMPLETE: complete(action->call); break;
         case PC_ACTION_DIAL_BACK: node->dialed_back[node->dialed_back_count++] = action->id; break;
+        case PC_ACTION_SEARCH: fail("a search that was not asked for"); break;
         }
     }
 }
