@@ -43,7 +43,7 @@ def test_the_log_of_a_schedule_names_epochs_and_peers(simulator: Simulator) -> N
 
 def test_a_better_ring_found_later_is_adopted(simulator: Simulator) -> None:
     """Beyond 12 members the ring of a new plan is a first guess; all follow a better one from a later joint call on."""
-    report = simulator.run(3, 40, 40, 12, faults=False, trace=True)
+    report = simulator.run(5, 40, 40, 12, faults=False, trace=True)
     log = simulator.log(report)
     assert report.ok, simulator.verdict(report)
     found = re.findall(r"a better ring of \d+: bottleneck (\d+) after (\d+) \S+, once round (\d+) after (\d+) us", log)
