@@ -254,6 +254,13 @@ class Cluster:
         return [peer.outcome(timeout) for peer in peers]
 
 
+def everywhere(peers, function, **arguments):
+    """The results of ``function`` at all peers, which get their rank."""
+    for rank, peer in enumerate(peers):
+        peer.start(function, rank=rank, size=len(peers), **arguments)
+    return [peer.wait() for peer in peers]
+
+
 def eventually(condition, timeout=10.0, pause=0.01):
     """Wait until ``condition()`` is true, and return its value."""
     deadline = time.monotonic() + timeout

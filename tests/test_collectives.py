@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from cluster import Cluster, RemoteError
+from cluster import Cluster, RemoteError, everywhere
 from worker import digest
 
 import pccl
@@ -26,13 +26,6 @@ def peers(request):
 def three():
     with Cluster() as cluster:
         yield cluster.join(3)
-
-
-def everywhere(peers, function, **arguments):
-    """The results of ``function`` at all peers, which get their rank."""
-    for rank, peer in enumerate(peers):
-        peer.start(function, rank=rank, size=len(peers), **arguments)
-    return [peer.wait() for peer in peers]
 
 
 def reduce_by(peer, rank, size, algorithm, in_step):
