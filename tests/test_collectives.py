@@ -153,6 +153,23 @@ def test_reductions_to_some(peers, count):
     assert everywhere(peers, reduce_to_some, count=count) == [[]] * len(peers)
 
 
+def large_blocks(peer, rank, size):
+    """More partial values than a member stages, in a circle, at a pace that differs: whoever waits gets its gap."""
+    count = 1_600_000
+    blocks = np.full(size * count, rank + 1, "float32")
+    own = np.zeros(count, "float32")
+    for turn in range(6):
+        if turn % size == rank:
+            time.sleep(0.05)
+        peer.comm.reduce_scatter(blocks, own, algorithm="ring")
+    return [float(own.min()), float(own.max())]
+
+
+def test_blocks_larger_than_the_staging_memory(peers):
+    total = len(peers) * (len(peers) + 1) / 2
+    assert everywhere(peers, large_blocks) == [[total, total]] * len(peers)
+
+
 def uneven(peer, rank, size):
     comm = peer.comm
     wrong = []

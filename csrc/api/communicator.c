@@ -21,6 +21,8 @@
 
 #define GOODBYE_NS PC_NS_PER_S
 
+enum { STAGING_BYTES = 16 << 20 };
+
 /* On the loop's thread by order -------------------------------------------------------------------------------- */
 
 struct errand {
@@ -256,6 +258,7 @@ static void fill_random(void *state, void *out, size_t len_bytes) {
 static struct pc_member *create_member(const pcclComm_t *comm) {
     const struct pc_settings *settings = &comm->settings;
     struct pc_member_config config = {
+        .staging_bytes = STAGING_BYTES,
         .group = settings->group,
         .stripes = settings->connections,
         .observer = settings->observer,

@@ -495,6 +495,7 @@ pc_status pc_collective_sink(struct pc_collective *c, struct pc_arrival *arrival
     if (arrival->segment >= chunk->segments) return pcclProtocolError;
     const struct pc_range range = pc_chunk_segment(chunk, arrival->segment);
     const uint64_t bit = seen_bit(c, chunk, arrival->segment, slot);
+    arrival->elems = range.elems;
     if (!length_fits(c, arrival, range.elems) || test_bit(c->seen, bit)) return pcclProtocolError;
     set_bit(c->seen, bit);
     if (arrival->len_bytes == 0) return pcclSuccess;

@@ -41,7 +41,7 @@ struct pc_arrival {
     uint32_t from, chunk, segment;
     uint8_t kind;
     uint64_t chunk_elems, weight;
-    uint32_t len_bytes;
+    uint32_t len_bytes, elems; /* elems: found by pc_collective_sink */
     uint8_t *data; /* where it goes; NULL: it has no payload */
     bool cold; /* large, and nothing here reads it again */
 };

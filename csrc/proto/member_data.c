@@ -15,7 +15,6 @@
 #include <string.h>
 
 enum {
-    STAGING_BYTES = 16 << 20, /* of partial values that wait in the pool, for one operation */
     HELD_COST_BYTES = 128, /* of a frame without payload */
     /* Frames of an eager part: with READY and the request for it they cost the other end as much again as the bytes may. */
     EAGER_FRAMES_MAX = PC_EAGER_OP_BYTES / HELD_COST_BYTES - 2
@@ -101,19 +100,45 @@ static void tell_ready(struct pc_op *op, struct pc_lane *lane) {
     pc_link_send(link, tx, true, &member->machine.actions);
 }
 
+/* The first word. What came as an eager part may be gone already. */
 static void grant(struct pc_op *op, struct pc_lane *lane) {
-    if (!lane->ready_told) tell_ready(op, lane);
+    if (lane->ready_told) return;
+    if (lane->staged) lane->granted = pc_max_u64(lane->granted, lane->consumed + op->window_elems);
+    tell_ready(op, lane);
+}
+
+static uint64_t largest_segment(const struct pc_op *op) {
+    uint64_t elems = 0;
+    for (uint32_t i = 0; i < op->collective.plan.chunk_count; i++) {
+        elems = pc_max_u64(elems, op->collective.plan.chunks[i].segment_elems);
+    }
+    return elems;
+}
+
+/*
+ * In bundles of half a window, but at once if the sender may have come to the end of what it has: then every member of a
+ * ring may be waiting for the one gap that another has just made.
+ */
+static void renew(struct pc_op *op, struct pc_lane *lane) {
+    const uint64_t enough = lane->expected + PC_SEGMENT_MAX_BYTES; /* with the gap that own values leave */
+    const uint64_t next = lane->consumed + op->window_elems;
+    if (!lane->staged || !lane->ready_told || lane->granted >= enough || next <= lane->granted) return;
+    const bool far_from_the_end = lane->granted > lane->arrived + 2 * largest_segment(op);
+    if (next - lane->granted < op->window_elems / 2 && far_from_the_end) return;
+    lane->granted = next;
+    tell_ready(op, lane);
 }
 
 static void consumed(void *context, uint32_t rank, uint32_t elems) {
     struct pc_op *op = context;
-    struct pc_lane *lane = &op->lanes[rank];
-    lane->consumed += elems;
-    const uint64_t enough = lane->expected + PC_SEGMENT_MAX_BYTES; /* with the gap that own values leave */
-    if (!lane->staged || !lane->ready_told || lane->granted >= enough) return;
-    if (lane->granted - pc_min_u64(lane->consumed, lane->granted) > op->window_elems / 2) return;
-    lane->granted = lane->consumed + op->window_elems;
-    tell_ready(op, lane);
+    op->lanes[rank].consumed += elems;
+    renew(op, &op->lanes[rank]);
+}
+
+static void arriving(struct pc_op *op, const struct pc_arrival *arrival) {
+    if (arrival->kind != PC_DATA_PARTIAL) return;
+    op->lanes[arrival->from].arrived += arrival->elems;
+    renew(op, &op->lanes[arrival->from]);
 }
 
 /* The own side of every lane: what the member there will send, and how much of it at a time. */
@@ -124,9 +149,10 @@ static void open_lanes(struct pc_op *op) {
         lane->expected = pc_collective_partials(&op->collective, rank, &lane->staged);
         staged += lane->staged;
     }
-    /* A share of the staging memory each, never under two segments: one on its way and one as a gap. */
-    const uint64_t bytes = pc_max_u64(STAGING_BYTES / (staged == 0 ? 1 : staged), 2 * PC_SEGMENT_MAX_BYTES);
-    op->window_elems = bytes / op->collective.plan.acc_bytes;
+    /* A share of the staging memory each, never under an eager part and two segments: one on its way, one as a gap. */
+    const uint64_t acc_bytes = op->collective.plan.acc_bytes;
+    const uint64_t share = op->member->config.staging_bytes / acc_bytes / (staged == 0 ? 1 : staged);
+    op->window_elems = pc_max_u64(share, PC_EAGER_OP_BYTES / acc_bytes + 2 * largest_segment(op));
     for (uint32_t rank = 0; rank < op->collective.plan.n; rank++) {
         struct pc_lane *lane = &op->lanes[rank];
         lane->granted = lane->staged ? op->window_elems : UINT64_MAX;
@@ -235,6 +261,7 @@ static pc_status take_held(struct pc_op *op, struct pc_held *held, uint64_t now_
     if (status == pcclSuccess && arrival.len_bytes > 0) memcpy(arrival.data, held->bytes, arrival.len_bytes);
     pc_op_free_held(held);
     if (status != pcclSuccess) return judge(op, status, &arrival, from);
+    arriving(op, &arrival);
     return take_arrival(op, &arrival, from, now_ns);
 }
 
@@ -457,6 +484,7 @@ static pc_status take_segment(struct pc_op *op, struct pc_stream *stream, struct
     }
     const pc_status status = pc_collective_sink(&op->collective, arrival);
     if (status != pcclSuccess) return judge(op, status, arrival, link->peer);
+    arriving(op, arrival);
     if (arrival->len_bytes > 0) {
         stream->sink = (struct pc_sink){arrival->data, op, NULL, arrival->chunk, arrival->segment, arrival->weight,
                                         arrival->kind, arrival->cold};

@@ -41,7 +41,7 @@ struct pc_lane {
     uint64_t sent; /* partial elements queued for it */
     uint64_t eager_bytes; /* sent before READY */
     uint32_t eager_frames;
-    uint64_t expected, granted, consumed; /* partial elements from it */
+    uint64_t expected, granted, arrived, consumed; /* partial elements from it */
 };
 
 /* A frame that came before the call. */

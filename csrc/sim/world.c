@@ -419,6 +419,7 @@ struct pc_process *pc_world_start(struct pc_world *world, uint32_t slot, uint32_
         process->machine = pc_master_machine(process->master);
     } else {
         struct pc_member_config config = {
+            .staging_bytes = 1, /* as little as it may be: credit runs out all the time */
             .group = group,
             .stripes = 1 + (uint32_t)(pc_world_below(world, 4) == 0),
             .host = "sim",
