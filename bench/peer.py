@@ -1,7 +1,8 @@
 """One rank of a library under measurement: ``peer.py LIBRARY RANK SIZE RENDEZVOUS [MODE [CODEC]]``.
 
 Reads lines ``OP BYTES ITERATIONS`` and answers with the seconds that the iterations took, after one that is not timed;
-``OP BYTES 0`` only warms up. Every library gets the same buffers, in place where the operation allows it.
+``OP BYTES 0`` only warms up. Every library gets the same buffers, written before (a page that nobody has written is the
+system's one page of zeros, which stays in the cache), in place where the operation allows it.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Ours:
 
     def operation(self, op: str, size_bytes: int) -> Operation:
         comm, size = self._comm, self._size
-        data = np.zeros(size_bytes // 4, np.float32)
+        data = np.full(size_bytes // 4, 0, np.float32)
         rank = comm.rank
         if op == "all_reduce" and self._codec != "none":
             codec = None if self._codec == "plain" else self._codec
@@ -56,7 +57,7 @@ class Ours:
         blocks = data[: len(data) // size * size].reshape(size, -1)
         if op == "all_gather":
             return lambda: comm.all_gather(blocks[rank], blocks)
-        other = np.zeros_like(blocks)
+        other = np.full_like(blocks, 0)
         if op == "reduce_scatter":
             return lambda: comm.reduce_scatter(blocks, other[0])
         if op == "all_to_all":
@@ -81,7 +82,7 @@ class Gloo:
 
     def operation(self, op: str, size_bytes: int) -> Operation:
         torch, dist, size = self._torch, self._dist, self._size
-        data = torch.zeros(size_bytes // 4)
+        data = torch.full((size_bytes // 4,), 0.0)
         if op == "all_reduce":
             return lambda: dist.all_reduce(data)
         if op == "broadcast":
@@ -93,7 +94,7 @@ class Gloo:
         if op == "all_gather":
             own = blocks[self._rank].clone()
             return lambda: dist.all_gather(blocks, own)
-        other = torch.zeros_like(whole)
+        other = torch.full_like(whole, 0.0)
         if op == "reduce_scatter":
             return lambda: dist.reduce_scatter_tensor(other[: len(whole) // size], whole)
         if op == "all_to_all":

@@ -6,6 +6,7 @@
 #include "math/reduce.h"
 
 #include "bytes/dtype.h"
+#include "math/copy.h"
 #include "math/reduce_loops.h"
 #include "math/simd.h"
 
@@ -67,7 +68,7 @@ void pc_reduce_finish(pcclDataType_t dtype, pcclRedOp_t op, void *out, const voi
 
 void pc_reduce_widen(pcclDataType_t dtype, void *acc, const void *own, size_t count) {
     if (pc_dtype_accumulator(dtype) == dtype) {
-        if (count > 0 && acc != own) memcpy(acc, own, count * pc_dtype_bytes(dtype));
+        if (acc != own) pc_copy_anyhow(acc, own, count * pc_dtype_bytes(dtype));
         return;
     }
     bool brain = dtype == pcclBFloat16;
@@ -96,7 +97,7 @@ void pc_reduce_narrow(pcclDataType_t dtype, pcclRedOp_t op, void *out, const voi
     default:
         /* Weights of integers are 0 or 1: what has one operand has nothing to be divided by. */
         assert(divisor == 1);
-        if (count > 0 && out != acc) memcpy(out, acc, count * pc_dtype_bytes(dtype));
+        if (out != acc) pc_copy_anyhow(out, acc, count * pc_dtype_bytes(dtype));
     }
 }
 

@@ -59,6 +59,12 @@ static uint8_t *shadow_place(const struct pc_collective *c, const struct pc_chun
     return c->shadow + (chunk->out_elem + range.first_elem) * c->plan.elem_bytes;
 }
 
+/* So large that nobody finds its final value in the cache: with less, the caller may. */
+static bool is_cold(const struct pc_collective *c, const struct pc_chunk *chunk) {
+    enum { COLD_BYTES = 4 << 20 };
+    return chunk->elems * c->plan.elem_bytes >= COLD_BYTES;
+}
+
 /* Whether combinations of chunk can wait outside the pool. */
 static bool can_move(const struct pc_collective *c, const struct pc_chunk *chunk) {
     return chunk->kept && chunk->from != PC_RANK_NONE && !pc_collective_widens(c) && !pc_collective_codes(c) &&
@@ -337,7 +343,7 @@ static void make_room(struct pc_collective *c, const struct pc_chunk *chunk, str
                       struct pc_value *value) {
     if (value->segment == NULL || !pc_pool_scarce(c->pool) || !can_move(c, chunk)) return;
     uint8_t *place = c->undo ? shadow_place(c, chunk, range) : final_place(c, chunk, range);
-    memcpy(place, value->data, (size_t)range.elems * c->plan.elem_bytes);
+    pc_copy_anyhow(place, value->data, (size_t)range.elems * c->plan.elem_bytes);
     pc_value_give(c, value->segment);
     value->data = place;
     value->segment = NULL;
@@ -383,8 +389,9 @@ static pc_status combine(struct pc_collective *c, const struct pc_chunk *chunk, 
 static pc_status distribute(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment) {
     const struct pc_range range = pc_chunk_segment(chunk, segment);
     const uint8_t *own = own_place(c, chunk, range);
-    if (chunk->kept && range.elems > 0 && own != final_place(c, chunk, range)) {
-        memcpy(final_place(c, chunk, range), own, (size_t)range.elems * c->plan.elem_bytes);
+    if (chunk->kept && own != final_place(c, chunk, range)) {
+        void (*const copy)(void *, const void *, size_t) = is_cold(c, chunk) ? pc_copy_past_cache : pc_copy_anyhow;
+        copy(final_place(c, chunk, range), own, (size_t)range.elems * c->plan.elem_bytes);
     }
     const struct pc_value value = {.data = own, .weight = 1};
     return emit_final(c, chunk, segment, &value);
@@ -410,7 +417,7 @@ static pc_status emit_copies(struct pc_collective *c, const struct pc_chunk *chu
     if (value.weight > 0 && value.segment == NULL) {
         value.segment = pc_value_take(c, c->plan.rank, range.elems);
         if (value.segment == NULL) return pcclNoMemory;
-        memcpy(value.segment->data, value.data, (size_t)range.elems * c->plan.elem_bytes);
+        pc_copy_anyhow(value.segment->data, value.data, (size_t)range.elems * c->plan.elem_bytes);
         value.data = value.segment->data;
     }
     if (value.segment != NULL) value.segment->holders = chunk->copy_count;
@@ -480,9 +487,6 @@ static bool length_fits(const struct pc_collective *c, const struct pc_arrival *
     return arrival->len_bytes == elems * c->plan.elem_bytes || arrival->len_bytes == elems * c->plan.acc_bytes;
 }
 
-/* Of a chunk: with less, the caller may find its result still in the cache. */
-enum { COLD_BYTES = 4 << 20 };
-
 pc_status pc_collective_sink(struct pc_collective *c, struct pc_arrival *arrival) {
     const struct pc_chunk *chunk = pc_chunk_find(&c->plan, arrival->chunk);
     arrival->data = NULL;
@@ -502,7 +506,7 @@ pc_status pc_collective_sink(struct pc_collective *c, struct pc_arrival *arrival
     if (final && !pc_collective_codes(c)) {
         save(c, chunk, arrival->segment, range);
         arrival->data = final_place(c, chunk, range);
-        arrival->cold = chunk->down_count == 0 && chunk->elems * c->plan.elem_bytes >= COLD_BYTES;
+        arrival->cold = chunk->down_count == 0 && is_cold(c, chunk);
         return pcclSuccess;
     }
     struct pc_segment *segment = pc_value_take(c, final ? c->plan.rank : arrival->from, range.elems);
