@@ -3,8 +3,9 @@ measured, and take turns. ``python bench/collectives.py --compare gloo,limit --c
 
 A sample is the time of one operation in a row of them (as many as fit into about 50 ms), after a barrier and one that
 is not timed, at the slowest rank. busbw is as nccl-tests defines it. Libraries: gloo (torch.distributed), mpi (Open MPI
-over TCP, where mpicc is installed), limit (a minimal C ring without any protocol, all_reduce only). Rows of ours are
-over TCP; those that end in -shm are over shared memory.
+over TCP, where mpicc is installed), limit (a minimal C ring without any protocol, all_reduce only), limit-shm (the
+same in memory that all have mapped: what main memory allows). Rows of ours are over TCP; those that end in -shm are
+over shared memory.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ class Library:
                 raise SystemExit(f"{name} does not start")
 
     def _commands(self, size: int, mode: str) -> list[tuple[list[str], dict[str, str]]]:
-        if self.name == "limit":
-            program, port = compile_c(BENCH / "limit" / "ring.c"), free_port(size)
+        if self.name in ("limit", "limit-shm"):
+            source = {"limit": "ring.c", "limit-shm": "shared.c"}[self.name]
+            program, port = compile_c(BENCH / "limit" / source, "-pthread", "-lrt"), free_port(size)
             return [([str(program), str(rank), str(size), str(port)], {}) for rank in range(size)]
         if self.name == "mpi":
             program = compile_c(BENCH / "mpi" / "collectives.c", compiler="mpicc")
@@ -165,7 +167,9 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--compare", default="gloo", help="comma-separated: gloo, mpi, limit (default: %(default)s)")
+    parser.add_argument(
+        "--compare", default="gloo", help="comma-separated: gloo, mpi, limit, limit-shm (default: %(default)s)"
+    )
     parser.add_argument("--peers", default="2,4", help="default: %(default)s")
     parser.add_argument("--sizes", default="1K,1M,16M,64M", help="bytes of the whole buffer (default: %(default)s)")
     parser.add_argument("--ops", default="all_reduce", help=f"of {', '.join(OPS)} (default: %(default)s)")

@@ -20,6 +20,7 @@ NAMES = {
     "pccl-strict-shm": "pccl, strict, shm",
     "gloo": "Gloo",
     "limit": "bare C ring",
+    "limit-shm": "bare C, shm",
     "mpi": "Open MPI",
 }
 
@@ -100,6 +101,22 @@ def others(results: Path) -> list[str]:
     if last is None:
         return []
     return [*table(["ms, median [p10 .. p90]", ""], rows), "", f"{about(last)}."]
+
+
+def memory(results: Path) -> list[str]:
+    """What a communicator takes beside the caller's buffers."""
+    result = load(results, "memory")
+    if result is None:
+        return []
+    cells: dict[str, dict[str, float]] = {}
+    columns: dict[str, None] = {}
+    for row in result["rows"]:
+        column = f"{row['peers']} peers, {'shm' if row['shm'] else 'TCP'}"
+        columns[column] = None
+        cells.setdefault(f"{row['what']}, {size_text(row['bytes'])}", {})[column] = row["mib"]
+    rows = [[name, *(f"{found[column]:.1f}" for column in columns)] for name, found in cells.items()]
+    note = "Peak of resident memory less the caller's buffers; the system's socket buffers are not in it."
+    return [*table(["memory of an all_reduce, MiB", *columns], rows), "", f"{note} {about(result)}."]
 
 
 def medians_of(runs: Iterable[Result]) -> dict[int, dict[str, float]]:
@@ -186,7 +203,7 @@ def codecs(results: Path) -> list[str]:
 
 def text(results: Path) -> str:
     parts = [collectives(found) for name in ("reno", "system") if (found := load(results, f"collectives-{name}"))]
-    parts += [part for part in (others(results), wan(results), codecs(results)) if part]
+    parts += [part for part in (others(results), memory(results), wan(results), codecs(results)) if part]
     return "\n\n".join("\n".join(part) for part in parts)
 
 
