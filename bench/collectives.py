@@ -177,7 +177,11 @@ def main() -> None:
     parser.add_argument("--transport", default="both", choices=("tcp", "shm", "both"), help="default: %(default)s")
     parser.add_argument("--samples", type=int, default=11)
     parser.add_argument("--congestion", default="system", help="reno, cubic, ... in a namespace of its own; or system")
-    parser.add_argument("--output", default=None, help="result file; none: print only")
+    parser.add_argument(
+        "--output",
+        default=None,
+        help="result file (default: collectives-*, without all_reduce others-*); none: print only",
+    )
     arguments = parser.parse_args()
     if arguments.congestion != "system":
         in_namespace(arguments.congestion)
@@ -201,7 +205,8 @@ def main() -> None:
             for library in libraries:
                 library.close()
     if arguments.output != "none":
-        save(f"collectives-{arguments.congestion}", arguments, rows, arguments.output)
+        kind = "collectives" if "all_reduce" in arguments.ops else "others"
+        save(f"{kind}-{arguments.congestion}", arguments, rows, arguments.output)
 
 
 if __name__ == "__main__":

@@ -71,6 +71,26 @@ def collectives(result: Result) -> list[str]:
     return [*table(head, rows), "", f"In place, float32, {way}. {about(result)}."]
 
 
+def other_collectives(result: Result) -> list[str]:
+    """Of each collective and number of peers: our time and Gloo's, by size."""
+    times: dict[tuple[str, int], dict[int, dict[str, float]]] = {}
+    for row in result["rows"]:
+        if "ms" in row:
+            found = times.setdefault((row["op"], row["peers"]), {}).setdefault(row["bytes"], {})
+            found[row["library"]] = row["ms"]["median"]
+    sizes = sorted({size for by_size in times.values() for size in by_size})
+    rows = []
+    for (op, peers), by_size in times.items():
+        cells = []
+        for size in sizes:
+            ours, gloo = (by_size.get(size, {}).get(name) for name in ("pccl-step", "gloo"))
+            known = ours is not None and gloo is not None
+            cells.append(f"{number(ours)} : {number(gloo)}, {gloo / ours:.1f}x" if known else "")
+        rows.append([f"{op}, {peers} peers", *cells])
+    head = [f"{result['machine']['congestion']}, ms, pccl in a step : Gloo", *map(size_text, sizes)]
+    return [*table(head, rows), "", f"float32, TCP over loopback. {about(result)}."]
+
+
 def spread(summary: Result) -> str:
     return f"{number(summary['median'])} [{number(summary['p10'])} .. {number(summary['p90'])}]"
 
@@ -202,7 +222,9 @@ def codecs(results: Path) -> list[str]:
 
 
 def text(results: Path) -> str:
-    parts = [collectives(found) for name in ("reno", "system") if (found := load(results, f"collectives-{name}"))]
+    systems = ("reno", "system")
+    parts = [collectives(found) for name in systems if (found := load(results, f"collectives-{name}"))]
+    parts += [other_collectives(found) for name in systems if (found := load(results, f"others-{name}"))]
     parts += [part for part in (others(results), memory(results), wan(results), codecs(results)) if part]
     return "\n\n".join("\n".join(part) for part in parts)
 

@@ -7,15 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import harness
 import numpy as np
 import pytest
+import table
+from wan import wan_peer
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "bench"))
-
-import harness  # noqa: E402
-import table  # noqa: E402
-from wan import wan_peer  # noqa: E402
 
 
 def run(script, *arguments):
@@ -169,6 +167,20 @@ def test_table_of_shared_memory(tmp_path):
     assert lines[0] == "| reno, ms | pccl, step | pccl, step, shm | Gloo | step : Gloo |"
     assert lines[2] == "| all_reduce, 1 MiB, 2 peers | 2.0 | 1.0 | 3.0 | 1.50x |"
     assert lines[-1].startswith("In place, float32, TCP over loopback; shm: shared memory. 2 cores")
+
+
+def test_table_of_other_collectives(tmp_path):
+    row = {"op": "broadcast", "peers": 2, "bytes": 1 << 20}
+    rows = [
+        {**row, "library": "pccl-step", "ms": harness.summary([2.0])},
+        {**row, "library": "gloo", "ms": harness.summary([3.0])},
+        {**row, "bytes": 1 << 30, "library": "pccl-step", "ms": harness.summary([9.0])},
+        {**row, "bytes": 1 << 30, "library": "gloo", "failure": "error"},
+    ]
+    write(tmp_path, "others-reno", rows)
+    lines = table.text(tmp_path).splitlines()
+    assert lines[0] == "| reno, ms, pccl in a step : Gloo | 1 MiB | 1 GiB |"
+    assert lines[2] == "| broadcast, 2 peers | 2.0 : 3.0, 1.5x |  |"
 
 
 def test_table_of_memory(tmp_path):

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import signal
-import sys
-from pathlib import Path as FilePath
 
 import numpy as np
 import pytest
 from cluster import Cluster, eventually
-
-BENCH = FilePath(__file__).resolve().parent.parent / "bench"
-sys.path.insert(0, str(BENCH))
-try:
-    from wan.emulator import Path, Wan, why_not
-finally:
-    sys.path.remove(str(BENCH))
+from wan.emulator import Path, Wan, why_not
 
 REASON = why_not()
 

@@ -12,14 +12,9 @@ import time
 from pathlib import Path as FilePath
 
 import pytest
-
-BENCH = FilePath(__file__).resolve().parent.parent / "bench"
-sys.path.insert(0, str(BENCH))
-try:
-    from wan import calibrate
-    from wan.emulator import Access, Path, Wan, WanError, build, why_not
-finally:
-    sys.path.remove(str(BENCH))
+from harness import BENCH
+from wan import calibrate
+from wan.emulator import Access, Path, Wan, WanError, build, why_not
 
 REASON = why_not()
 pytestmark = [
