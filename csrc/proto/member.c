@@ -306,6 +306,7 @@ struct pc_member *pc_member_create(const struct pc_member_config *config, uint64
     member->pool.memory = config->memory;
     pc_member_group_init(&member->group, config->group, 0);
     pc_list_init(&member->groups);
+    pc_list_init(&member->forming);
     pc_list_append(&member->groups, &member->group.node);
     member->tick_ns = member->ops_due_ns = UINT64_MAX;
     member->stall_ns = now_ns;

@@ -399,13 +399,14 @@ void pc_member_ops_unhold(struct pc_member *member, const struct pc_link *link) 
  * The operation that a frame belongs to. *op NULL: the frame is of an older epoch or of a decided operation, and changes
  * nothing. One of a newer epoch is held until that epoch is here.
  */
-static pc_status operation_of(struct pc_member *member, const struct pc_op_key *wire_key, struct pc_op **op) {
+static pc_status operation_of(struct pc_member *member, const struct pc_op_key *wire_key, uint64_t from,
+                              struct pc_op **op) {
     struct pc_op_key key = *wire_key;
     struct pc_member_group *group = NULL;
     *op = NULL;
     const bool ours = pc_channel_source(key.channel) == member->id || pc_channel_target(key.channel) == member->id;
     if (key.group != member->group.number || (key.channel != 0 && !ours)) return pcclProtocolError;
-    PC_TRY(pc_member_group_of(member, &key, &group));
+    PC_TRY(pc_member_group_of(member, &key, from, &group));
     if (group == NULL) return pcclSuccess;
     const uint64_t epoch = group->epoch;
     if (PC_MUTANT(PC_MUTANT_OLD_EPOCH) && key.epoch < epoch) key.epoch = epoch;
@@ -500,7 +501,7 @@ pc_status pc_member_data(struct pc_member *member, struct pc_stream *stream, con
     const struct pc_link *link = stream->subject;
     struct pc_op *op = NULL;
     if (data->kind > PC_DATA_WANT_READY || (data->kind == PC_DATA_WANT_READY && bulk_len > 0)) return pcclProtocolError;
-    PC_TRY(operation_of(member, &data->key, &op));
+    PC_TRY(operation_of(member, &data->key, link->peer, &op));
     if (op == NULL) {
         member->stats.frames_dropped++;
         return pcclSuccess;
@@ -537,7 +538,7 @@ pc_status pc_member_data_arrived(struct pc_stream *stream, uint64_t now_ns) {
 pc_status pc_member_ready(struct pc_member *member, struct pc_link *link, const struct pc_msg_ready *ready,
                           uint64_t now_ns) {
     struct pc_op *op = NULL;
-    PC_TRY(operation_of(member, &ready->key, &op));
+    PC_TRY(operation_of(member, &ready->key, link->peer, &op));
     if (op == NULL) return pcclSuccess;
     op->progress_ns = now_ns;
     note_shape(op, &ready->shape, link->peer);

@@ -1,6 +1,7 @@
 /*
  * Groups of a member: the peer group, and groups made of some of its members. An epoch tells of them all. Others may
- * hear of a new one first, and post operations: what comes of these waits in the group that is forming.
+ * hear of a new one first, and post operations: what comes of these waits in a group that is forming. Which number the
+ * new one will have is not known here yet, so each of the others may be the first to speak of one.
  */
 #include "base/checked.h"
 #include "base/log.h"
@@ -35,17 +36,32 @@ static bool is_asking(const struct pc_member *member) {
     return false;
 }
 
-/* No group with this peer in it is made without its call, so at most one is not known here yet. */
-pc_status pc_member_group_of(struct pc_member *member, const struct pc_op_key *key, struct pc_member_group **group) {
+/*
+ * No group with this peer in it is made without its call, and then one. A member that names two is wrong, and so is one
+ * that names any without such a call.
+ */
+static pc_status forming(struct pc_member *member, uint32_t subset, uint64_t from, struct pc_member_group **group) {
+    *group = NULL;
+    if (!is_asking(member)) return pcclProtocolError;
+    for (struct pc_list *node = member->forming.next; node != &member->forming; node = node->next) {
+        struct pc_member_group *other = PC_LIST_ENTRY(node, struct pc_member_group, node);
+        if (other->subset == subset) *group = other;
+        else if (other->heard_from == from) return pcclProtocolError;
+    }
+    if (*group != NULL) return pcclSuccess;
+    *group = new_subset(member, subset);
+    if (*group == NULL) return pcclNoMemory;
+    (*group)->heard_from = from;
+    pc_list_append(&member->forming, &(*group)->node);
+    return pcclSuccess;
+}
+
+pc_status pc_member_group_of(struct pc_member *member, const struct pc_op_key *key, uint64_t from,
+                             struct pc_member_group **group) {
     *group = pc_member_group(member, key->subset);
     if (*group != NULL || key->subset <= member->newest_subset) return pcclSuccess;
-    if (member->forming == NULL && is_asking(member)) {
-        member->forming = new_subset(member, key->subset);
-        if (member->forming == NULL) return pcclNoMemory;
-    }
-    *group = member->forming;
-    const bool expected = *group != NULL && (*group)->subset == key->subset && key->epoch > member->epoch.number;
-    return expected ? pcclSuccess : pcclProtocolError;
+    if (key->epoch <= member->epoch.number) return pcclProtocolError;
+    return forming(member, key->subset, from, group);
 }
 
 static void free_subset(struct pc_member_group *group) {
@@ -58,8 +74,9 @@ static void free_subset(struct pc_member_group *group) {
 }
 
 void pc_member_drop_forming(struct pc_member *member) {
-    if (member->forming != NULL) free_subset(member->forming);
-    member->forming = NULL;
+    while (!pc_list_empty(&member->forming)) {
+        free_subset(PC_LIST_ENTRY(member->forming.next, struct pc_member_group, node));
+    }
 }
 
 void pc_member_drop_groups(struct pc_member *member) {
@@ -140,14 +157,23 @@ static pc_status update(struct pc_member *member, struct pc_member_group *group,
     return pcclSuccess;
 }
 
+/* With what came for it before. */
+static struct pc_member_group *take_formed(struct pc_member *member, uint32_t subset) {
+    for (struct pc_list *node = member->forming.next; node != &member->forming; node = node->next) {
+        struct pc_member_group *group = PC_LIST_ENTRY(node, struct pc_member_group, node);
+        if (group->subset != subset) continue;
+        pc_list_remove(node);
+        return group;
+    }
+    return new_subset(member, subset);
+}
+
 static pc_status update_subset(struct pc_member *member, const struct pc_group_record *record) {
     struct pc_member_group *group = pc_member_group(member, record->subset);
     if (group == NULL) {
         if (record->subset <= member->newest_subset) return pcclSuccess; /* destroyed here, which is not known there yet */
-        group = member->forming != NULL && member->forming->subset == record->subset
-                    ? member->forming : new_subset(member, record->subset);
+        group = take_formed(member, record->subset);
         if (group == NULL) return pcclNoMemory;
-        if (group == member->forming) member->forming = NULL;
         pc_list_append(&member->groups, &group->node);
         member->newest_subset = record->subset;
     }

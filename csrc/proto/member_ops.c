@@ -68,12 +68,16 @@ void pc_op_each_in(struct pc_member_group *group, void (*fn)(struct pc_op *op, v
     }
 }
 
-void pc_op_each(struct pc_member *member, void (*fn)(struct pc_op *op, void *context), void *context) {
-    for (struct pc_list *node = member->groups.next; node != &member->groups; node = node->next) {
+static void each_of(const struct pc_list *groups, void (*fn)(struct pc_op *op, void *context), void *context) {
+    for (struct pc_list *node = groups->next; node != groups; node = node->next) {
         struct pc_member_group *group = PC_LIST_ENTRY(node, struct pc_member_group, node);
         if (group->tag_count > 0) pc_op_each_in(group, fn, context);
     }
-    if (member->forming != NULL) pc_op_each_in(member->forming, fn, context);
+}
+
+void pc_op_each(struct pc_member *member, void (*fn)(struct pc_op *op, void *context), void *context) {
+    each_of(&member->groups, fn, context);
+    each_of(&member->forming, fn, context);
 }
 
 static void free_op(struct pc_op *op) {

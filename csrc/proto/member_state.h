@@ -50,6 +50,7 @@ struct pc_member_group {
     struct pc_list node;
     uint32_t number; /* of the peer group */
     uint32_t subset; /* 0: all of it; else the number of a group of some of it */
+    uint64_t heard_from; /* of a forming one: the member that spoke of it first */
     bool frozen; /* a FREEZE came, the epoch has not */
     pc_error broken; /* why nothing can be done with it any more; code 0: it is whole */
     uint64_t epoch; /* identity of its operations */
@@ -131,7 +132,7 @@ struct pc_member {
     struct pc_member_epoch epoch;
     struct pc_member_group group; /* the peer group, first of groups */
     struct pc_list groups;
-    struct pc_member_group *forming; /* a subset that others know of already; NULL: none */
+    struct pc_list forming; /* subsets that others know of already, or say so: one of them may be made */
     uint32_t newest_subset; /* numbers count up: a frame for an older one that is not there comes too late */
     bool poisoned; /* some step is */
     bool topology_call; /* update_topology is out: new operations wait for its end */
@@ -179,8 +180,9 @@ void pc_member_control_tick(struct pc_member *member, uint64_t now_ns);
 void pc_member_group_init(struct pc_member_group *group, uint32_t number, uint32_t subset);
 /* The peer group for 0; NULL: there is none of that number, or no more. */
 struct pc_member_group *pc_member_group(struct pc_member *member, uint32_t subset);
-/* Where frames of an operation belong; *group NULL: nowhere any more. */
-pc_status pc_member_group_of(struct pc_member *member, const struct pc_op_key *key, struct pc_member_group **group);
+/* Where frames of an operation that come from a member belong; *group NULL: nowhere any more. */
+pc_status pc_member_group_of(struct pc_member *member, const struct pc_op_key *key, uint64_t from,
+                             struct pc_member_group **group);
 /* What an epoch says of the groups. */
 pc_status pc_member_update_groups(struct pc_member *member, const struct pc_msg_epoch *message);
 /* The call that would have made it has ended. */
