@@ -30,7 +30,8 @@ STATUS = {
         {"id": 2, "group": 0, "rank": 1, "address": "10.0.0.2:5", "last_heard_ms": 1400},
     ],
     "pending": [{"id": 3, "group": 0, "address": "10.0.0.3:5"}],
-    "ops": [{"group": 0, "tag": 7, "seq": 9, "done": [1], "waiting": [2]}],
+    "ops": [{"group": 0, "subset": 4, "tag": 7, "seq": 9, "done": [1], "waiting": [2]}],
+    "subsets": [{"group": 0, "subset": 4, "members": [2, 1]}],
     "waits": [{"peer": 1, "call": "all_reduce", "tag": 7, "for": [2], "since_ms": 2500}],
 }
 
@@ -97,6 +98,8 @@ def test_status_shows_members_ops_and_waits():
     assert "run ab12  epoch 3  2 members  1 pending" in text
     assert re.search(r"2\s+0\s+1\s+10\.0\.0\.2:5\s+1\.4 s\s+-", text)
     assert "waits for admission" in text
+    assert re.search(r"0\s+4\s+2 1\s", text)
+    assert re.search(r"0\s+4\s+7\s+9\s+1\s+2", text)
     assert "peer 1 (10.0.0.1:5) in all_reduce tag 7 waits for peer 2 (10.0.0.2:5) since 2.5 s" in text
 
 

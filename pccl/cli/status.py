@@ -63,12 +63,17 @@ def render(status: Status) -> RenderableType:
     for row in pending:
         table.add_row(field(row, "id"), field(row, "group"), "-", field(row, "address"), "-", "waits for admission")
     parts.append(table)
-    if ops:
-        table = Table(box=None, header_style="bold")
-        for column in ("op group", "tag", "seq", "done", "waiting"):
-            table.add_column(column)
-        for row in ops:
-            table.add_row(*(field(row, key) for key in ("group", "tag", "seq", "done", "waiting")))
-        parts.append(table)
+    parts += listed(rows(status, "subsets"), {"made of group": "group", "subset": "subset", "peers by rank": "members"})
+    parts += listed(ops, {"op group": "group", **{key: key for key in ("subset", "tag", "seq", "done", "waiting")}})
     parts += [Text(line) for line in wait_lines(status)]
     return Group(*parts)
+
+
+def listed(found: list[Status], columns: dict[str, str]) -> list[RenderableType]:
+    """A table of those, if any, with the fields that the columns name."""
+    if not found:
+        return []
+    table = Table(*columns, box=None, header_style="bold")
+    for row in found:
+        table.add_row(*(field(row, key) for key in columns.values()))
+    return [table]
