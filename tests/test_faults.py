@@ -433,7 +433,8 @@ def test_crossed_tags_are_a_deadlock(cluster):
         assert outcome["restored"]
         for peer in peers:
             assert f"peer {peer.id} " in outcome["record"]["message"]
-    check_goes_on(cluster, peers)
+    for tag in (1, 2):  # nobody has a part of what was ended before it
+        assert [o["error"] for o in cluster.call(peers, try_reduce, value=1, count=1000, tag=tag)] == [None] * 3
 
 
 @pytest.mark.parametrize(
@@ -448,7 +449,28 @@ def test_crossed_joint_calls_are_a_deadlock(cluster, calls):
     for error, seconds, world in (peer.wait() for peer in peers):
         assert (error, world) == ("DeadlockError", 2)
         assert seconds < 5
+    assert [error for error, _, _ in cluster.call(peers, call_and_time, call="all_reduce")] == [None, None]
     check_goes_on(cluster, peers)
+
+
+def ask_then_reduce(peer, begin_with_reduce):
+    """Both calls, again and again from the first one until both succeed; how often one did not."""
+    failures = 0
+    while True:
+        try:
+            if not begin_with_reduce or failures > 0:
+                peer.comm.are_peers_pending()
+            peer.comm.all_reduce(np.ones(4, np.float32), tag=7)
+            return failures
+        except pccl.DeadlockError:
+            failures += 1
+
+
+def test_a_loop_out_of_step_is_in_step_after_one_deadlock(cluster):
+    peers = cluster.join(3)
+    for peer in peers:
+        peer.start(ask_then_reduce, begin_with_reduce=peer is peers[0])
+    assert [peer.wait() for peer in peers] == [1, 1, 1]
 
 
 def test_late_peer_is_no_deadlock(cluster):

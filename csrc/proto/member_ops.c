@@ -229,7 +229,7 @@ static bool consume_tombstone(struct pc_member *member, struct pc_member_group *
     struct pc_tag *tag = pc_op_tag(group, call->tag, channel_of(group, call), false);
     if (tag == NULL || pc_list_empty(&tag->tombstones)) return false;
     struct pc_tombstone *tombstone = PC_LIST_ENTRY(pc_list_pop(&tag->tombstones), struct pc_tombstone, node);
-    if (tombstone->epoch == group->epoch) tag->next_seq = tombstone->seq + 1;
+    if (tombstone->epoch == group->epoch) tag->next_seq = pc_max_u64(tag->next_seq, tombstone->seq + 1);
     pc_error error = tombstone->error;
     error.tag = call->tag;
     error.seq = tombstone->seq;
@@ -457,7 +457,10 @@ void pc_member_verdict(struct pc_member *member, const struct pc_verdict *verdic
         return;
     }
     if (op != NULL) drop_held(op);
-    if (!verdict->commit && key->seq >= tag->next_seq) bury(member, tag, key, &cause);
+    if (verdict->commit || key->seq < tag->next_seq) return;
+    /* A deadlock ends a call of everybody: this peer hears of it by its own, and its next operation meets the others'. */
+    if (cause.code == pcclDeadlock) tag->next_seq = key->seq + 1;
+    else bury(member, tag, key, &cause);
 }
 
 static void lose_op(struct pc_op *op, void *context) {
