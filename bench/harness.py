@@ -99,11 +99,12 @@ def in_namespace(congestion: str) -> None:
     os.execvp("unshare", ["unshare", "-n", "sh", "-c", script, congestion, sys.executable, *sys.argv])
 
 
-def compile_c(source: Path, *flags: str, compiler: str = "cc") -> Path:
-    """The program made from ``source``, kept under build/ while the source does not change."""
+def compile_c(source: Path, *flags: str, compiler: str = "cc", needs: Sequence[Path] = ()) -> Path:
+    """The program made from ``source``, kept under build/ while neither it nor any of ``needs`` changes."""
     target = ROOT / "build" / "bench" / source.stem
     target.parent.mkdir(parents=True, exist_ok=True)
-    if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
+    newest = max(path.stat().st_mtime for path in (source, *needs))
+    if not target.exists() or target.stat().st_mtime < newest:
         subprocess.run(
             [compiler, "-std=c11", "-O3", "-march=native", "-D_GNU_SOURCE", "-Wall", "-Wextra", str(source), "-o",
              str(target), *flags],

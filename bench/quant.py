@@ -22,10 +22,11 @@ CODECS = ("bf16", "int8", "fp8_e4m3", "int4", "e3m0", "min_max")
 def kernels(samples: int) -> list[dict[str, Any]]:
     """Rows of bench/quant/codecs.c, compiled as the library is."""
     math = ROOT / "csrc" / "math"
-    sources = [math / "codec.c", math / "top_k.c", math / "reduce.c", math / "simd.c", ROOT / "csrc/bytes/dtype.c"]
+    names = ("codec", "codec_blocks", "wide_steps", "top_k", "reduce", "simd")
+    sources = [*(math / f"{name}.c" for name in names), ROOT / "csrc/bytes/dtype.c"]
     flags = ["-march=x86-64"] if machine()["architecture"] == "x86_64" else []
     flags += ["-ffp-contract=off", "-fno-math-errno", f"-I{ROOT / 'csrc'}", *map(str, sources), "-lm"]
-    program = compile_c(BENCH / "quant" / "codecs.c", *flags)
+    program = compile_c(BENCH / "quant" / "codecs.c", *flags, needs=[*sources, *math.glob("*.h")])
     lines = subprocess.run([str(program), str(samples)], capture_output=True, text=True, check=True).stdout.splitlines()
     rows = []
     for line in lines:

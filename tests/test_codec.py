@@ -25,8 +25,16 @@ size_t pc_codec_bytes(const struct pc_codec *codec, int dtype, size_t count);
 size_t pc_codec_bytes_max(const struct pc_codec *codec, int dtype, size_t count);
 size_t pc_codec_encode(const struct pc_codec *codec, int dtype, void *out, const void *in, size_t count, uint32_t seed);
 bool pc_codec_intact(const struct pc_codec *codec, int dtype, const void *in, size_t len_bytes, size_t count);
-void pc_codec_decode(const struct pc_codec *codec, int dtype, void *out, const void *in, size_t len_bytes, size_t count,
-                     bool add);
+void pc_codec_decode(const struct pc_codec *codec, int dtype, void *out, const void *base, const void *in,
+                     size_t len_bytes, size_t count);
+struct pc_codec_walk {
+    const struct pc_codec *codec; int dtype; size_t at, count; uint8_t *header, *codes, *raw, *end;
+};
+void pc_codec_walk_init(struct pc_codec_walk *walk, const struct pc_codec *codec, int dtype, const void *coded,
+                        size_t len_bytes, size_t count);
+bool pc_codec_walk_encode(struct pc_codec_walk *walk, const void *in, size_t count, uint32_t seed);
+void pc_codec_walk_decode(struct pc_codec_walk *walk, void *out, const void *base, size_t count);
+void pc_codec_walk_left_out(struct pc_codec_walk *walk, void *values, size_t count);
 int pc_reduce_force_level(int level);
 """
 
@@ -85,9 +93,8 @@ def decode(c: Any, coded: bytes, count: int, dtype: str = "float32", add_to: Arr
     out = np.full(count, 7, dtype) if add_to is None else add_to.copy()
     if not lib.pc_codec_intact(c, DTYPES[out.dtype], ffi.from_buffer(coded), len(coded), count):
         return None
-    lib.pc_codec_decode(
-        c, DTYPES[out.dtype], ffi.from_buffer(out), ffi.from_buffer(coded), len(coded), count, add_to is not None
-    )
+    base = ffi.NULL if add_to is None else ffi.from_buffer(add_to)
+    lib.pc_codec_decode(c, DTYPES[out.dtype], ffi.from_buffer(out), base, ffi.from_buffer(coded), len(coded), count)
     return out
 
 
@@ -151,6 +158,39 @@ def test_levels_make_the_same_bytes(kind: int, bits: int, dtype: str, stochastic
         assert len(made) == 1
 
 
+@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("kind", "bits"), ALL)
+def test_pieces_are_as_good_as_the_whole(kind: int, bits: int, dtype: str, stochastic: bool) -> None:
+    """Each piece is decoded, in place over what is added to it, as soon as it is encoded."""
+    c = codec(kind, bits, stochastic=stochastic)
+    block, number = int(c.block), DTYPES[np.dtype(dtype)]
+    count = 6 * block + block // 3
+    data, base = normal(count, 3, dtype), normal(count, 4, dtype)
+    data[block + 1], data[-1] = np.nan, -np.inf
+    whole = encode(c, data)
+    memory = np.zeros(lib.pc_codec_bytes_max(c, number, count), "u1")
+    at = ffi.from_buffer("uint8_t[]", memory)
+    writer, reader, again = (ffi.new("struct pc_codec_walk *") for _ in range(3))
+    for walk in (writer, reader, again):
+        lib.pc_codec_walk_init(walk, c, number, at, 0, count)
+    added, lost = base.copy(), data.copy()
+    for first in range(0, count, 2 * block):
+        part = slice(first, min(first + 2 * block, count))
+        to, short = ffi.from_buffer(added[part]), part.stop - first
+        assert lib.pc_codec_walk_encode(writer, ffi.from_buffer(data[part]), short, 1)
+        reader.end = again.end = writer.end
+        lib.pc_codec_walk_decode(reader, to, to, short)
+        lib.pc_codec_walk_left_out(again, ffi.from_buffer(lost[part]), short)
+    assert writer.at == reader.at == again.at == count
+    assert memory[: writer.end - at].tobytes() == whole
+    plain = decode(c, whole, count, dtype)
+    assert plain is not None
+    with np.errstate(invalid="ignore"):
+        assert np.array_equal(added, base + plain, equal_nan=True)
+        assert np.array_equal(lost, np.where(np.isfinite(data - plain), data - plain, 0))
+
+
 GOLDEN = {
     (MIN_MAX, 8): "ff15632f1293a749",
     (MIN_MAX, 16): "4015979a5bc6bc56",
@@ -192,7 +232,7 @@ def test_any_alignment(kind: int, bits: int, offset: int) -> None:
     used = lib.pc_codec_encode(c, 10, to, ffi.cast("void *", moved.ctypes.data + offset), 1000, 1)
     assert out[offset : offset + used].tobytes() == encode(c, data)
     assert (out[:offset] == 0).all()
-    lib.pc_codec_decode(c, 10, ffi.cast("void *", back.ctypes.data + offset), to, used, 1000, False)
+    lib.pc_codec_decode(c, 10, ffi.cast("void *", back.ctypes.data + offset), ffi.NULL, to, used, 1000)
     assert back[offset : offset + 4000].tobytes() == round_trip(c, data).tobytes()
     assert (back[offset + 4000 :] == 0).all()
 

@@ -163,6 +163,29 @@ def test_what_is_not_finite(peers):
         assert again == [size] * 10
 
 
+def sums_beyond_the_codec(peer, rank, size):
+    """Each contribution can be coded, and a sum late in each member's share cannot."""
+    comm, share = peer.comm, 64 * 1024
+    data = np.random.default_rng(rank).standard_normal(size * share).astype("float32")
+    data[share - 300 :: share] = 8e37
+    residual = np.full_like(data, 0.25)
+    before, kept = data.copy(), []
+    for more in ({}, {"residual": residual}):
+        try:
+            comm.all_reduce(data, codec=pccl.Codec("int8", nonfinite="error"), **more)
+        except pccl.NotEncodableError:
+            kept.append(data.tobytes() == before.tobytes() and bool((residual == 0.25).all()))
+    comm.all_reduce(data, codec="int8")
+    return [kept, digest(data), float(data[share - 300])]
+
+
+def test_an_abort_amid_a_result_brings_back_all_of_it(peers):
+    kept, digests, sums = zip(*everywhere(peers, sums_beyond_the_codec), strict=True)
+    assert list(kept) == [[True, True]] * len(peers)
+    assert len(set(digests)) == 1
+    assert sums[0] == pytest.approx(8e37 * len(peers), rel=1e-6)
+
+
 def feedback(peer, rank, size, codec, rounds):
     """The same gradient again and again: with feedback the mean of what arrives comes as near to it as one likes."""
     comm, count = peer.comm, 10_000

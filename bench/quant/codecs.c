@@ -34,8 +34,8 @@ static void run(enum operation operation, const struct pc_codec *codec, size_t c
     case COPY: memcpy(out, values, count * sizeof *out); break;
     case ADD: pc_reduce_accumulate(pcclFloat, pcclSum, out, values, count); break;
     case ENCODE: (void)pc_codec_encode(codec, pcclFloat, coded, values, count, 1); break;
-    case DECODE: pc_codec_decode(codec, pcclFloat, out, coded, coded_bytes, count, false); break;
-    case DECODE_ADD: pc_codec_decode(codec, pcclFloat, out, coded, coded_bytes, count, true); break;
+    case DECODE: pc_codec_decode(codec, pcclFloat, out, NULL, coded, coded_bytes, count); break;
+    case DECODE_ADD: pc_codec_decode(codec, pcclFloat, out, out, coded, coded_bytes, count); break;
     }
 }
 

@@ -76,15 +76,33 @@ size_t pc_codec_encode(const struct pc_codec *codec, pcclDataType_t dtype, void 
 /* Whether the bytes, whoever made them, are count encoded elements. */
 bool pc_codec_intact(const struct pc_codec *codec, pcclDataType_t dtype, const void *in, size_t len_bytes, size_t count);
 
-/* out[i] = the i-th element; add: out[i] += it. The bytes are intact. */
-void pc_codec_decode(const struct pc_codec *codec, pcclDataType_t dtype, void *out, const void *in, size_t len_bytes,
-                     size_t count, bool add);
+/* out[i] = the i-th element, plus base[i]. base may be out; NULL: nothing is added. The bytes are intact. */
+void pc_codec_decode(const struct pc_codec *codec, pcclDataType_t dtype, void *out, const void *base, const void *in,
+                     size_t len_bytes, size_t count);
 
 /*
- * values[i] -= the i-th of coded, which are those values as pc_codec_encode coded them: what coding has left out. 0 of
- * those that are no number, which travel as they are.
+ * The same piece by piece, from front to back, so that what is done with a piece finds it in the cache. A piece is a
+ * multiple of the block, but for the last one.
  */
-void pc_codec_left_out(const struct pc_codec *codec, pcclDataType_t dtype, void *values, const void *coded,
-                       size_t len_bytes, size_t count);
+struct pc_codec_walk {
+    const struct pc_codec *codec;
+    pcclDataType_t dtype;
+    size_t at, count; /* elements done, and in all */
+    uint8_t *header, *codes, *raw; /* of the next block; elements of the next one that could not be coded */
+    uint8_t *end; /* of the encoded bytes: moves on while such blocks are encoded */
+};
+
+/* Of count elements, encoded in len_bytes at coded; 0: they are yet to be encoded. codec stays where it is. */
+void pc_codec_walk_init(struct pc_codec_walk *walk, const struct pc_codec *codec, pcclDataType_t dtype, const void *coded,
+                        size_t len_bytes, size_t count);
+/* False: finite_only, and there is a block that cannot be coded. */
+bool pc_codec_walk_encode(struct pc_codec_walk *walk, const void *in, size_t count, uint32_t seed);
+/* To decode what another walk has just encoded, take over its end. */
+void pc_codec_walk_decode(struct pc_codec_walk *walk, void *out, const void *base, size_t count);
+/*
+ * values[i] -= the i-th element; values are what was encoded: what coding has left out. 0 of those that are no number,
+ * which travel as they are.
+ */
+void pc_codec_walk_left_out(struct pc_codec_walk *walk, void *values, size_t count);
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * K2, private to codec.c: the codes of one block, all elements at once. Inlined into the entry functions of codec.c, and
- * compiled there for each SIMD level.
+ * K2, private to the codecs: the codes of one block, all elements at once. Inlined into the entry functions of
+ * codec_blocks.c, and compiled there for each SIMD level.
  *
  * Why the bits don't depend on the level: every operation is one that IEEE 754 defines to the bit, the maximum and minimum
  * of a block are taken over integers that are ordered as the floats are, and nothing is contracted. Rounding to a whole
@@ -131,17 +131,17 @@ INLINE float decoded_int4(uint32_t code, float scale) {
         }                                                                                                              \
         if (pairs < half) out[pairs] = (uint8_t)name##_code(c, in[pairs], pairs);                                      \
     }                                                                                                                  \
-    INLINE void decode_##name(any_f32 *out, const any_u8 *in, size_t count, float scale, bool add) {                   \
+    INLINE void decode_##name(any_f32 *out, const any_f32 *base, const any_u8 *in, size_t count, float scale) {        \
         const size_t half = (count + 1) / 2, pairs = count / 2;                                                        \
         INDEPENDENT                                                                                                    \
         for (size_t i = 0; i < pairs; i++) {                                                                           \
             const float low = decoded_##name(in[i] & 15u, scale), high = decoded_##name(in[i] >> 4, scale);            \
-            out[i] = add ? out[i] + low : low;                                                                         \
-            out[i + half] = add ? out[i + half] + high : high;                                                         \
+            out[i] = base != NULL ? base[i] + low : low;                                                               \
+            out[i + half] = base != NULL ? base[i + half] + high : high;                                               \
         }                                                                                                              \
         if (pairs == half) return;                                                                                     \
         const float last = decoded_##name(in[pairs] & 15u, scale);                                                     \
-        out[pairs] = add ? out[pairs] + last : last;                                                                   \
+        out[pairs] = base != NULL ? base[pairs] + last : last;                                                         \
     }
 
 DEFINE_NIBBLES(int4)
@@ -211,12 +211,13 @@ INLINE float decoded_step(uint32_t code, float offset, float step) {
         for (size_t i = 0; i < count; i++) out[i] = (any_##type)(code);                                                \
     }
 #define DEFINE_DECODE(name, type, value)                                                                               \
-    INLINE void decode_##name(any_f32 *out, const any_##type *in, size_t count, float offset, float scale, bool add) { \
+    INLINE void decode_##name(any_f32 *out, const any_f32 *base, const any_##type *in, size_t count, float offset,     \
+                              float scale) {                                                                           \
         (void)offset, (void)scale;                                                                                     \
         INDEPENDENT                                                                                                    \
         for (size_t i = 0; i < count; i++) {                                                                           \
             const float decoded = value;                                                                               \
-            out[i] = add ? out[i] + decoded : decoded;                                                                 \
+            out[i] = base != NULL ? base[i] + decoded : decoded;                                                       \
         }                                                                                                              \
     }
 

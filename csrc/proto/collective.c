@@ -6,10 +6,8 @@
 
 #include "base/checked.h"
 #include "bytes/dtype.h"
-#include "math/copy.h"
-#include "math/reduce.h"
 #include "proto/mutant.h"
-#include "proto/value.h"
+#include "proto/result.h"
 
 #include <assert.h>
 #include <string.h>
@@ -47,16 +45,8 @@ static uint32_t input_rank(const struct pc_collective *c, const struct pc_chunk 
     return c->plan.ranks[chunk->inputs_at + input];
 }
 
-static uint8_t *final_place(const struct pc_collective *c, const struct pc_chunk *chunk, struct pc_range range) {
-    return c->recv + (chunk->out_elem + range.first_elem) * c->plan.elem_bytes;
-}
-
 static const uint8_t *own_place(const struct pc_collective *c, const struct pc_chunk *chunk, struct pc_range range) {
     return c->send + (chunk->own_elem + range.first_elem) * c->plan.elem_bytes;
-}
-
-static uint8_t *shadow_place(const struct pc_collective *c, const struct pc_chunk *chunk, struct pc_range range) {
-    return c->shadow + (chunk->out_elem + range.first_elem) * c->plan.elem_bytes;
 }
 
 /* So large that nobody finds its final value in the cache: with less, the caller may. */
@@ -213,7 +203,7 @@ static pc_status emit(struct pc_collective *c, const struct pc_chunk *chunk, str
 static pc_status emit_partial(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment, uint32_t to,
                               struct pc_value *value) {
     const struct pc_range range = pc_chunk_segment(chunk, segment);
-    if (pc_collective_codes(c)) PC_TRY(pc_value_encode(c, chunk, segment, value, false));
+    if (pc_collective_codes(c)) PC_TRY(pc_value_encode(c, chunk, segment, value));
     const uint32_t elem = value->wide ? c->plan.acc_bytes : c->plan.elem_bytes;
     struct pc_emission emission = {
         .to = to,
@@ -259,90 +249,65 @@ static pc_status emit_final(struct pc_collective *c, const struct pc_chunk *chun
 
 /* Combining ----------------------------------------------------------------------------------------------------- */
 
-/* Keeps what is about to be overwritten. */
-static void save(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment, struct pc_range range) {
-    if (!c->undo) return;
-    pc_copy_past_cache(shadow_place(c, chunk, range), final_place(c, chunk, range),
-                       (size_t)range.elems * c->plan.elem_bytes);
-    set_bit(c->saved, state_of(c, chunk)->saved_at + segment);
+/* What the place of a segment had is in the shadow. */
+static void mark_saved(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment) {
+    if (c->undo) set_bit(c->saved, state_of(c, chunk)->saved_at + segment);
 }
 
-/*
- * The last addition to a chunk. Block by block, so that what the undo copy reads is still in the cache for the sum.
- */
-static void finish_blocks(struct pc_collective *c, const struct pc_chunk *chunk, struct pc_range range,
-                          const struct pc_value *acc, const struct pc_value *last) {
-    enum { BLOCK_ELEMS = 2048 };
-    const size_t elem = c->plan.elem_bytes, acc_bytes = c->plan.acc_bytes;
-    const uint64_t total = acc->weight + last->weight;
-    uint8_t *place = final_place(c, chunk, range);
-    for (uint32_t at = 0; at < range.elems; at += BLOCK_ELEMS) {
-        const uint32_t elems = range.elems - at < BLOCK_ELEMS ? range.elems - at : BLOCK_ELEMS;
-        if (c->undo) pc_copy_past_cache(shadow_place(c, chunk, range) + at * elem, place + at * elem, elems * elem);
-        if (last->weight > 0) {
-            pc_reduce_finish(c->dtype, c->redop, place + at * elem, acc->data + at * acc_bytes, last->data + at * elem,
-                             elems, total);
-        } else {
-            pc_reduce_narrow(c->dtype, c->redop, place + at * elem, acc->data + at * acc_bytes, elems, total);
-        }
+/* The kernels finish with an operand that nobody has widened, or with none. */
+static pc_status finish(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment, struct pc_value *acc,
+                        struct pc_value *last) {
+    const struct pc_range range = pc_chunk_segment(chunk, segment);
+    if (pc_collective_widens(c) || pc_collective_codes(c) || last->weight == 0) {
+        PC_TRY(pc_value_make_accumulator(c, acc, range.elems));
     }
+    if (pc_collective_codes(c) || (pc_collective_widens(c) && last->wide)) {
+        PC_TRY(pc_value_absorb(c, acc, *last, range.elems));
+        *last = (struct pc_value){0};
+    }
+    pc_result_finish(c, chunk, range, acc, last);
+    mark_saved(c, chunk, segment);
+    return pcclSuccess;
+}
+
+static pc_status finish_coded(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment,
+                              struct pc_value *acc, struct pc_value *last, struct pc_value *result) {
+    const uint32_t elems = pc_chunk_segment(chunk, segment).elems;
+    const bool adds = c->redop == pcclSum || c->redop == pcclAvg;
+    if (last->coded_bytes > 0 && !adds) PC_TRY(pc_value_make_accumulator(c, last, elems));
+    PC_TRY(pc_value_take_for(c, acc, elems, result));
+    result->weight = acc->weight + last->weight;
+    const pc_status status = pc_result_encode(c, chunk, segment, acc, last, result);
+    mark_saved(c, chunk, segment);
+    return status;
 }
 
 /* The value of a segment is final here: acc op last. It goes to its place, and down from there. */
 static pc_status conclude(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment, struct pc_value acc,
                           struct pc_value last) {
     const struct pc_range range = pc_chunk_segment(chunk, segment);
-    if (acc.weight == 0 || last.weight == 0) {
-        if (acc.weight == 0) acc = last;
-        last = (struct pc_value){0};
-        if (acc.weight == 0) return pcclInvalidArgument;
-    }
-    /* The kernels finish with an operand that nobody has widened, or with none. */
-    if (pc_collective_widens(c) || last.weight == 0) PC_TRY(pc_value_make_accumulator(c, &acc, range.elems));
-    if (pc_collective_widens(c) && last.weight > 0 && last.wide) {
-        PC_TRY(pc_value_absorb(c, &acc, last, range.elems));
+    if (acc.weight == 0) {
+        acc = last;
         last = (struct pc_value){0};
     }
-    const struct pc_value result = {.data = final_place(c, chunk, range), .weight = acc.weight + last.weight};
-    finish_blocks(c, chunk, range, &acc, &last);
-    if (c->undo) set_bit(c->saved, state_of(c, chunk)->saved_at + segment);
+    if (acc.weight == 0) return pcclInvalidArgument;
+    struct pc_value result = {.data = pc_result_place(c, chunk, range), .weight = acc.weight + last.weight};
+    /* What stays with this member alone is not encoded. */
+    if (pc_collective_codes(c) && chunk->down_count > 0 && range.elems > 0) {
+        PC_TRY(finish_coded(c, chunk, segment, &acc, &last, &result));
+    } else {
+        PC_TRY(finish(c, chunk, segment, &acc, &last));
+    }
     pc_value_give(c, acc.segment);
     pc_value_give(c, last.segment);
     return emit_final(c, chunk, segment, &result);
-}
-
-/* An encoded final value comes to its place, as it does at all other members. */
-static pc_status take_final(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment,
-                            const struct pc_value *value) {
-    const struct pc_range range = pc_chunk_segment(chunk, segment);
-    if (range.elems > 0) {
-        save(c, chunk, segment, range);
-        PC_TRY(pc_value_decode(c, final_place(c, chunk, range), value, range.elems));
-    }
-    return emit_final(c, chunk, segment, value);
-}
-
-/* The same with a codec. What stays with this member alone is not encoded. */
-static pc_status conclude_coded(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment,
-                                struct pc_value acc, struct pc_value last) {
-    const struct pc_range range = pc_chunk_segment(chunk, segment);
-    PC_TRY(pc_value_absorb(c, &acc, last, range.elems));
-    if (acc.weight == 0) return pcclInvalidArgument;
-    PC_TRY(pc_value_make_accumulator(c, &acc, range.elems));
-    if (chunk->down_count == 0) return conclude(c, chunk, segment, acc, (struct pc_value){0});
-    if (c->redop == pcclAvg) {
-        pc_reduce_narrow(pc_dtype_accumulator(c->dtype), c->redop, acc.segment->data, acc.data, range.elems, acc.weight);
-    }
-    /* What is lost here is lost from the sum: the root makes it good with its next contribution. */
-    PC_TRY(pc_value_encode(c, chunk, segment, &acc, true));
-    return take_final(c, chunk, segment, &acc);
 }
 
 /* Combinations that must wait for the next member would fill the pool while that one is slow. */
 static void make_room(struct pc_collective *c, const struct pc_chunk *chunk, struct pc_range range,
                       struct pc_value *value) {
     if (value->segment == NULL || !pc_pool_scarce(c->pool) || !can_move(c, chunk)) return;
-    uint8_t *place = c->undo ? shadow_place(c, chunk, range) : final_place(c, chunk, range);
+    uint8_t *place = c->undo ? pc_result_shadow(c, chunk, range) : pc_result_place(c, chunk, range);
     pc_copy_anyhow(place, value->data, (size_t)range.elems * c->plan.elem_bytes);
     pc_value_give(c, value->segment);
     value->data = place;
@@ -357,7 +322,7 @@ static pc_status own_input(struct pc_collective *c, const struct pc_chunk *chunk
                            struct pc_value *value) {
     PC_TRY(pc_value_own(c, chunk, segment, value));
     const bool same = chunk->copy_count > 0 || c->plan.codec.kind == pcclQuantIntSum;
-    return pc_collective_codes(c) && same ? pc_value_encode(c, chunk, segment, value, false) : pcclSuccess;
+    return pc_collective_codes(c) && same ? pc_value_encode(c, chunk, segment, value) : pcclSuccess;
 }
 
 /* Takes inputs in their turn as long as they are here. */
@@ -375,10 +340,7 @@ static pc_status combine(struct pc_collective *c, const struct pc_chunk *chunk, 
             return pcclSuccess;
         }
         const bool last = ++merge->next == chunk->input_count;
-        if (last && chunk->up == PC_RANK_NONE) {
-            return pc_collective_codes(c) ? conclude_coded(c, chunk, segment, merge->acc, value)
-                                          : conclude(c, chunk, segment, merge->acc, value);
-        }
+        if (last && chunk->up == PC_RANK_NONE) return conclude(c, chunk, segment, merge->acc, value);
         PC_TRY(pc_value_absorb(c, &merge->acc, value, range.elems));
     }
     make_room(c, chunk, range, &merge->acc);
@@ -389,9 +351,9 @@ static pc_status combine(struct pc_collective *c, const struct pc_chunk *chunk, 
 static pc_status distribute(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment) {
     const struct pc_range range = pc_chunk_segment(chunk, segment);
     const uint8_t *own = own_place(c, chunk, range);
-    if (chunk->kept && own != final_place(c, chunk, range)) {
+    if (chunk->kept && own != pc_result_place(c, chunk, range)) {
         void (*const copy)(void *, const void *, size_t) = is_cold(c, chunk) ? pc_copy_past_cache : pc_copy_anyhow;
-        copy(final_place(c, chunk, range), own, (size_t)range.elems * c->plan.elem_bytes);
+        copy(pc_result_place(c, chunk, range), own, (size_t)range.elems * c->plan.elem_bytes);
     }
     const struct pc_value value = {.data = own, .weight = 1};
     return emit_final(c, chunk, segment, &value);
@@ -413,7 +375,7 @@ static pc_status emit_copies(struct pc_collective *c, const struct pc_chunk *chu
     set_bit(c->seen, seen_bit(c, chunk, segment, own));
     struct pc_value value;
     PC_TRY(pc_value_own(c, chunk, segment, &value));
-    if (pc_collective_codes(c)) PC_TRY(pc_value_encode(c, chunk, segment, &value, false));
+    if (pc_collective_codes(c)) PC_TRY(pc_value_encode(c, chunk, segment, &value));
     if (value.weight > 0 && value.segment == NULL) {
         value.segment = pc_value_take(c, c->plan.rank, range.elems);
         if (value.segment == NULL) return pcclNoMemory;
@@ -504,8 +466,9 @@ pc_status pc_collective_sink(struct pc_collective *c, struct pc_arrival *arrival
     set_bit(c->seen, bit);
     if (arrival->len_bytes == 0) return pcclSuccess;
     if (final && !pc_collective_codes(c)) {
-        save(c, chunk, arrival->segment, range);
-        arrival->data = final_place(c, chunk, range);
+        pc_result_save(c, chunk, range);
+        mark_saved(c, chunk, arrival->segment);
+        arrival->data = pc_result_place(c, chunk, range);
         arrival->cold = chunk->down_count == 0 && is_cold(c, chunk);
         return pcclSuccess;
     }
@@ -563,7 +526,9 @@ pc_status pc_collective_received(struct pc_collective *c, const struct pc_arriva
     if (!pc_collective_codes(c) || arrival->data == NULL) return emit_final(c, chunk, arrival->segment, &value);
     value.segment = segment_of(arrival->data);
     value.coded_bytes = arrival->len_bytes;
-    return take_final(c, chunk, arrival->segment, &value);
+    pc_result_decode(c, chunk, pc_chunk_segment(chunk, arrival->segment), &value);
+    mark_saved(c, chunk, arrival->segment);
+    return emit_final(c, chunk, arrival->segment, &value);
 }
 
 pc_status pc_collective_sent(struct pc_collective *c, struct pc_segment *staged) {
@@ -634,7 +599,7 @@ void pc_collective_undo(struct pc_collective *c) {
         for (uint32_t segment = 0; segment < chunk->segments; segment++) {
             if (!test_bit(c->saved, c->states[i].saved_at + segment)) continue;
             const struct pc_range range = pc_chunk_segment(chunk, segment);
-            memcpy(final_place(c, chunk, range), shadow_place(c, chunk, range),
+            memcpy(pc_result_place(c, chunk, range), pc_result_shadow(c, chunk, range),
                    (size_t)range.elems * c->plan.elem_bytes);
         }
     }
