@@ -4,17 +4,16 @@
  */
 #include "math/codec_blocks.h"
 
+#include "math/codec_avx2.h"
 #include "math/codec_header.h"
 #include "math/codec_loops.h"
 #include "math/simd.h"
 
 /* One block of float32 ------------------------------------------------------------------------------------------ */
 
-/* What value stands for, and 0 for blocks that count as constant 0. */
-INLINE bool code_by_peak(struct coding *c, uint8_t *header, const any_f32 *in, size_t count, int32_t most,
-                         float in_scale) {
-    const uint32_t bits = peak_bits((const any_u32 *)(const void *)in, count);
-    const float peak = pc_half_float_of_bits(bits);
+/* peak_bits: of the block. What its header and codes stand for is 0 where it counts as constant 0. */
+INLINE bool code_by_peak_bits(struct coding *c, uint8_t *header, uint32_t peak_bits, int32_t most, float in_scale) {
+    const float peak = pc_half_float_of_bits(peak_bits);
     if (!(peak < PC_CODEC_HUGE)) return false;
     const bool tiny = peak < PC_CODEC_TINY;
     pc_put_f32(header, tiny ? 0.0f : peak / in_scale);
@@ -22,6 +21,11 @@ INLINE bool code_by_peak(struct coding *c, uint8_t *header, const any_f32 *in, s
     c->least = -most;
     c->most = most;
     return true;
+}
+
+INLINE bool code_by_peak(struct coding *c, uint8_t *header, const any_f32 *in, size_t count, int32_t most,
+                         float in_scale) {
+    return code_by_peak_bits(c, header, peak_bits((const any_u32 *)(const void *)in, count), most, in_scale);
 }
 
 INLINE bool code_by_steps(struct coding *c, uint8_t kind, uint8_t *header, const any_f32 *in, size_t count,
@@ -61,6 +65,10 @@ INLINE bool code_by_shared_scale(struct coding *c, uint8_t bits, uint8_t *header
     return peak < PC_CODEC_HUGE && peak * c->factor <= (float)INT16_MAX;
 }
 
+/* Magnitudes from which on bfloat16 rounds to infinity, and from which on it might. */
+#define BF16_BEYOND 0x7f7f8000u
+#define BF16_MAYBE 0x7f7f0001u
+
 /* kind and c.stochastic are constants where it is inlined. False: the block cannot be coded. */
 INLINE bool encode_block(uint8_t kind, uint8_t bits, struct coding c, uint8_t *header, uint8_t *codes,
                          const any_f32 *in, size_t count) {
@@ -85,9 +93,9 @@ INLINE bool encode_block(uint8_t kind, uint8_t bits, struct coding c, uint8_t *h
         if (!code_by_shared_scale(&c, bits, header, in, count)) return false;
         encode_int16(c, (any_u16 *)(void *)codes, in, count);
         return true;
-    case pcclQuantBf16: /* limits: what would be rounded to infinity, or might be */
+    case pcclQuantBf16:
         pc_put_f32(header, 0.0f);
-        if (peak_bits((const any_u32 *)(const void *)in, count) >= (c.stochastic ? 0x7f7f0001u : 0x7f7f8000u)) return false;
+        if (peak_bits((const any_u32 *)(const void *)in, count) >= (c.stochastic ? BF16_MAYBE : BF16_BEYOND)) return false;
         encode_bf16(c, (any_u16 *)(void *)codes, in, count);
         return true;
     case pcclQuantFp16:
@@ -156,6 +164,39 @@ INLINE void decode_blocks(uint8_t kind, const struct pc_codec_blocks *b, any_f32
     X(pcclQuantE3M0)                                                                                                   \
     X(pcclQuantIntSum)
 
+#if PC_SIMD_X86
+static bool by_hand(const struct pc_codec *codec) {
+    const bool written = codec->kind == pcclQuantInt8 || codec->kind == pcclQuantInt4 || codec->kind == pcclQuantBf16;
+    return written && !codec->stochastic;
+}
+
+PC_CODEC_AVX2 size_t encode_bf16_avx2(const struct pc_codec_blocks *b, const any_f32 *in) {
+    const struct coding c = {.stochastic = false};
+    for (size_t i = 0; i < b->count; i++, in += b->elems) {
+        pc_put_f32(b->header + i * b->header_bytes, 0.0f);
+        any_u16 *codes = (any_u16 *)(void *)(b->codes + i * b->code_bytes);
+        if (pc_codec_bf16_avx2(c, codes, in, b->elems) >= BF16_BEYOND) return i;
+    }
+    return b->count;
+}
+
+/* The peak of the next block is looked for first: while it is, the scale of this one is computed, and memory fetched. */
+PC_CODEC_AVX2 size_t encode_whole_avx2(const struct pc_codec_blocks *b, const any_f32 *in) {
+    const bool nibbles = b->codec->kind == pcclQuantInt4;
+    struct coding c = {.stochastic = false};
+    uint32_t peak = pc_codec_peak_avx2(in, b->elems);
+    for (size_t i = 0; i < b->count; i++, in += b->elems) {
+        const uint32_t next = i + 1 < b->count ? pc_codec_peak_avx2(in + b->elems, b->elems) : 0;
+        uint8_t *header = b->header + i * b->header_bytes, *codes = b->codes + i * b->code_bytes;
+        if (!code_by_peak_bits(&c, header, peak, nibbles ? 7 : 127, nibbles ? 7.0f : 127.0f)) return i;
+        if (nibbles) pc_codec_int4_avx2(c, codes, in, b->elems);
+        else pc_codec_int8_avx2(c, codes, in, b->elems);
+        peak = next;
+    }
+    return b->count;
+}
+#endif
+
 #define ENCODE_KIND(kind)                                                                                              \
     case kind: return b->codec->stochastic ? encode_blocks(kind, true, b, in, seed)                                    \
                                            : encode_blocks(kind, false, b, in, seed);
@@ -182,7 +223,10 @@ DEFINE_LEVEL(avx2, __attribute__((target(PC_SIMD_TARGET_AVX2))))
 
 size_t pc_codec_blocks_encode(const struct pc_codec_blocks *blocks, const any_f32 *in, uint32_t seed) {
 #if PC_SIMD_X86
-    if (pc_simd_level() >= PC_SIMD_AVX2) return encode_avx2(blocks, in, seed);
+    if (pc_simd_level() >= PC_SIMD_AVX2) {
+        if (!by_hand(blocks->codec)) return encode_avx2(blocks, in, seed);
+        return blocks->codec->kind == pcclQuantBf16 ? encode_bf16_avx2(blocks, in) : encode_whole_avx2(blocks, in);
+    }
 #endif
     return encode_portable(blocks, in, seed);
 }
