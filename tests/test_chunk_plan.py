@@ -27,6 +27,7 @@ lib = load(
         uint32_t n, rank, chunk_count, rank_count; struct pc_chunk *chunks; uint32_t *ranks;
         uint32_t elem_bytes, acc_bytes;
         struct pc_codec codec;
+        uint32_t ahead;
     };
     struct pc_plan_request {
         const struct pc_op_shape *shape; uint32_t n, rank; const uint32_t *ring; uint64_t count;
@@ -72,6 +73,8 @@ class Plan:
         self.status = lib.pc_chunk_plan_init(plan, request, self._memory)
         if self.status != 0:
             return
+
+        self.ahead = plan.ahead
 
         def listed(at: int, length: int) -> list[int]:
             return [plan.ranks[at + i] for i in range(length)]
@@ -343,6 +346,21 @@ def test_borders_lie_between_blocks_of_a_codec(codec: int, block: int, algorithm
                 # As it is, with its headers, a segment fits into its staging memory.
                 made = ffi.new("struct pc_codec *", {"kind": codec, "block": block})
                 assert lib.pc_codec_bytes_max(made, FLOAT, chunk["segment_elems"]) <= 256 << 10
+
+
+def test_contributions_keep_near_their_final_values() -> None:
+    """A few segments and what is on the way meanwhile; far away, all that there is room for."""
+
+    def ahead(rtt_us: int, n: int = 2, what: int = ALL_REDUCE, algorithm: int = 3, codec: int = 18) -> int:
+        coded = (codec, 256 if codec else 0)
+        return int(Plan(what, algorithm, n, 0, 10_000_000, codec=coded, rtt_us=rtt_us).ahead)
+
+    assert [ahead(0, n) for n in (1, 2, 5)] == [0, 4, 16]
+    assert ahead(1000) > 4 + 1000 * 4000 // (64 << 10)
+    assert ahead(2000) == 0
+    assert [ahead(0, algorithm=algorithm) for algorithm in (1, 2)] == [0, 0]
+    assert [ahead(0, what=what) for what in (REDUCE, REDUCE_SCATTER)] == [0, 0]
+    assert ahead(0, codec=0) == 0
 
 
 def test_codecs_go_by_few_hops() -> None:

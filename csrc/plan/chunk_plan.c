@@ -185,6 +185,19 @@ static void all_reduce_exchange(struct builder *b) {
     }
 }
 
+/*
+ * So many contributions, and no more, keep both directions busy: a few segments, and what is on the way meanwhile. A final
+ * value then finds its place still in a cache, where the contribution was read, and no queue between grows out of it.
+ */
+static uint32_t ahead_of_finals(const struct builder *b) {
+    enum { SEGMENTS = 4, BYTES_PER_US = 4000 };
+    const struct pc_chunk_plan *plan = b->plan;
+    if (b->request->rtt_us >= PC_FAR_US || plan->codec.kind == pcclQuantNone) return 0;
+    const pcclDataType_t dtype = plan->acc_bytes == 8 ? pcclDouble : pcclFloat;
+    const size_t bytes = pc_codec_bytes(&plan->codec, dtype, plan->chunks[0].segment_elems);
+    return (plan->n - 1) * (SEGMENTS + (uint32_t)(b->request->rtt_us * (uint64_t)BYTES_PER_US / bytes));
+}
+
 static void all_reduce(struct builder *b) {
     const struct pc_op_shape *shape = b->request->shape;
     const uint32_t n = b->plan->n;
@@ -213,6 +226,7 @@ static void all_reduce(struct builder *b) {
             ring_down(b, chunk, part + n - 1);
         }
     }
+    if (direct) b->plan->ahead = ahead_of_finals(b);
 }
 
 /* One chunk for all: it only goes up, to the root, or only down from there. */

@@ -46,6 +46,7 @@ struct pc_chunk_plan {
     uint32_t *ranks;
     uint32_t elem_bytes, acc_bytes; /* of a contribution or final value, of a partial result */
     struct pc_codec codec; /* that segments travel in; kind pcclQuantNone: as they are */
+    uint32_t ahead; /* contributions that may be without their final values, which come back to here; 0: all */
 };
 
 struct pc_plan_request {

@@ -400,10 +400,11 @@ static pc_status start_segment(struct pc_collective *c, const struct pc_chunk *c
 /*
  * Contributions that leave from staging memory are started a few at a time, in step for all chunks. Enough of them that
  * each member gets its next one while others wait for credit: of the lowest segment that is not combined everywhere there
- * are n - 1, and that one always has credit.
+ * are n - 1, and that one always has credit. Where plan.ahead counts, one is out until its final value is here: the
+ * lowest segment that is not final everywhere is then the one that all can start.
  */
 static bool may_start(const struct pc_collective *c) {
-    return c->staged_out < 2 * c->plan.n;
+    return c->staged_out < (c->plan.ahead > 0 ? c->plan.ahead : 2 * c->plan.n);
 }
 
 static pc_status start_some(struct pc_collective *c) {
@@ -528,7 +529,10 @@ pc_status pc_collective_received(struct pc_collective *c, const struct pc_arriva
     value.coded_bytes = arrival->len_bytes;
     pc_result_decode(c, chunk, pc_chunk_segment(chunk, arrival->segment), &value);
     mark_saved(c, chunk, arrival->segment);
-    return emit_final(c, chunk, arrival->segment, &value);
+    PC_TRY(emit_final(c, chunk, arrival->segment, &value));
+    if (c->plan.ahead == 0 || c->weight == 0) return pcclSuccess;
+    c->staged_out--;
+    return start_some(c);
 }
 
 pc_status pc_collective_sent(struct pc_collective *c, struct pc_segment *staged) {

@@ -72,7 +72,7 @@ struct pc_collective {
     uint8_t *saved; /* bit per segment: undo copy is in the shadow */
     struct pc_list segments; /* of the pool, held by this operation */
     uint32_t start_segment, start_chunk; /* of the contributions: which one is to be started next */
-    uint32_t staged_out; /* contributions in staging memory on their way out */
+    uint32_t staged_out; /* contributions in staging memory on their way out, or all whose final values are not here */
     uint64_t receives_left, sends_left;
     uint64_t tx_bytes, rx_bytes;
 };

@@ -21,7 +21,7 @@ struct pc_segment *pc_value_take(struct pc_collective *c, uint32_t origin, uint3
 
 void pc_value_give(struct pc_collective *c, struct pc_segment *segment) {
     if (segment == NULL || --segment->holders > 0) return;
-    if (segment->contribution) c->staged_out--;
+    if (segment->contribution && c->plan.ahead == 0) c->staged_out--;
     if (segment->origin != c->plan.rank) c->user.consumed(c->user.context, segment->origin, segment->elems);
     pc_list_remove(&segment->node);
     pc_pool_give_segment(c->pool, segment);
