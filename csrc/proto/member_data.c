@@ -4,9 +4,11 @@
  * Before the other end has posted the operation it gets an eager part only, capped for each operation and link. READY
  * says that it has posted it, and how many elements of partial values it has room for. Final values need READY alone:
  * they have their place. Partial values of the sender's own leave one segment of room: where combinations go round in a
- * circle, those under way must always find a gap to move into.
+ * circle, those under way must always find a gap to move into. A long one leaves no gap where a short one goes on, so in a
+ * circle of n those under way may exceed the credit by n - 1 segments: own values alone never fill it up to there.
  */
 #include "base/checked.h"
+#include "bytes/dtype.h"
 #include "proto/mutant.h"
 #include "proto/operation.h"
 
@@ -27,10 +29,11 @@ static bool fits_eager(const struct pc_lane *lane, const struct pc_link *link, u
            link->eager_out_bytes + len_bytes <= PC_EAGER_LINK_BYTES;
 }
 
-static bool has_credit(const struct pc_lane *lane, const struct pc_tx *tx) {
+static bool has_credit(const struct pc_op *op, const struct pc_lane *lane, const struct pc_tx *tx) {
     if (PC_MUTANT(PC_MUTANT_NO_CREDIT)) return true;
-    if (!lane->ready) return false;
-    return tx->credit == 0 || lane->sent + (tx->forwarded ? 0 : tx->credit) < lane->credit;
+    if (!lane->ready || tx->credit == 0) return lane->ready;
+    if (!tx->forwarded) return lane->sent + tx->credit < lane->credit;
+    return lane->sent < op->excess_elems || lane->sent - op->excess_elems < lane->credit;
 }
 
 static void send_now(struct pc_op *op, struct pc_lane *lane, struct pc_link *link, struct pc_tx *tx) {
@@ -72,7 +75,7 @@ static pc_status emit(void *context, const struct pc_emission *emission) {
     tx->item = emission->staged;
     tx->credit = emission->kind == PC_DATA_PARTIAL ? emission->elems : 0;
     tx->forwarded = emission->forwarded;
-    if (has_credit(lane, tx)) {
+    if (has_credit(op, lane, tx)) {
         send_now(op, lane, link, tx);
     } else if (!lane->ready && pc_list_empty(&lane->waiting) && fits_eager(lane, link, emission->len_bytes)) {
         lane->eager_bytes += emission->len_bytes;
@@ -141,6 +144,15 @@ static void arriving(struct pc_op *op, const struct pc_arrival *arrival) {
     renew(op, &op->lanes[arrival->from]);
 }
 
+/* As many as an eager part holds, in the form that takes the fewest bytes. */
+static uint64_t eager_elems(const struct pc_op *op) {
+    const struct pc_chunk_plan *plan = &op->collective.plan;
+    const pcclDataType_t dtype = pc_dtype_accumulator((pcclDataType_t)op->call->shape.dtype);
+    if (plan->codec.kind == pcclQuantNone) return PC_EAGER_OP_BYTES / plan->elem_bytes;
+    return pc_max_u64(PC_EAGER_OP_BYTES / plan->acc_bytes,
+                      PC_EAGER_OP_BYTES * (uint64_t)plan->codec.block / pc_codec_bytes(&plan->codec, dtype, plan->codec.block));
+}
+
 /* The own side of every lane: what the member there will send, and how much of it at a time. */
 static void open_lanes(struct pc_op *op) {
     uint32_t staged = 0;
@@ -150,9 +162,10 @@ static void open_lanes(struct pc_op *op) {
         staged += lane->staged;
     }
     /* A share of the staging memory each, never under an eager part and two segments: one on its way, one as a gap. */
-    const uint64_t acc_bytes = op->collective.plan.acc_bytes;
+    const uint64_t acc_bytes = op->collective.plan.acc_bytes, segment = largest_segment(op);
     const uint64_t share = op->member->config.staging_bytes / acc_bytes / (staged == 0 ? 1 : staged);
-    op->window_elems = pc_max_u64(share, PC_EAGER_OP_BYTES / acc_bytes + 2 * largest_segment(op));
+    op->window_elems = pc_max_u64(share, eager_elems(op) + 2 * segment);
+    op->excess_elems = op->call->shape.algorithm == PC_ALGORITHM_RING ? (op->collective.plan.n - 1) * segment : 0;
     for (uint32_t rank = 0; rank < op->collective.plan.n; rank++) {
         struct pc_lane *lane = &op->lanes[rank];
         lane->granted = lane->staged ? op->window_elems : UINT64_MAX;
@@ -168,7 +181,7 @@ static void on_ready(struct pc_op *op, uint32_t rank, uint64_t credit, struct pc
     for (struct pc_list *node = lane->waiting.next, *next; node != &lane->waiting; node = next) {
         next = node->next;
         struct pc_tx *tx = PC_LIST_ENTRY(node, struct pc_tx, node);
-        if (!has_credit(lane, tx)) continue;
+        if (!has_credit(op, lane, tx)) continue;
         pc_list_remove(node);
         send_now(op, lane, link, tx);
     }

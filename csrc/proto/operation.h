@@ -68,6 +68,7 @@ struct pc_op {
     struct pc_lane *lanes; /* by rank */
     size_t lanes_capacity;
     uint64_t window_elems; /* of partial values that a lane may have in the pool */
+    uint64_t excess_elems; /* beyond credit, of values that are passed on */
     struct {
         struct pc_op_shape shape;
         uint64_t from; /* 0: none yet */
