@@ -6,6 +6,7 @@
 
 #include "base/checked.h"
 #include "bytes/dtype.h"
+#include "math/copy.h"
 #include "proto/mutant.h"
 #include "proto/result.h"
 

@@ -153,7 +153,7 @@ static pc_status update(struct pc_member *member, struct pc_member_group *group,
         PC_TRY(copy_order(member, group, record));
         if (changed) PC_TRY(copy_links(member, group, record));
     }
-    if (changed) pc_member_ops_flip(member, group);
+    if (changed) pc_member_ops_flip(member, group, &cause);
     return pcclSuccess;
 }
 

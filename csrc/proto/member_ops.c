@@ -193,10 +193,6 @@ static pc_status refuse_shape(const struct pc_member *member, const struct pc_me
                                        : "there is no other peer in this group to work with";
         return pcclTooFewPeers;
     }
-    if (call->group_epoch != 0 && call->group_epoch != group->epoch) {
-        *why = "the group has changed since its ranks and its size were read";
-        return pcclRankConnectionLost;
-    }
     if (call->feedback.residual != NULL && group->ring_only) {
         *why = "error feedback needs the link between each two peers, and one was lost twice";
         return pcclRankConnectionFailed;
@@ -262,38 +258,58 @@ static struct pc_op *new_op(struct pc_member *member, struct pc_member_group *gr
     return op;
 }
 
-/* Receives from anybody ----------------------------------------------------------------------------------------- */
+/* Calls of an older epoch --------------------------------------------------------------------------------------- */
 
-static bool from_anybody(const struct pc_call *call) {
-    return call->shape.collective == PC_SEND_RECV && call->source == PC_RANK_NONE;
+/* The ranks and the sizes in it are those of an older epoch. */
+static bool is_stale(const struct pc_member_group *group, const struct pc_call *call) {
+    return call->group_epoch != 0 && call->group_epoch != group->epoch && group->n > 1;
 }
 
-struct source_search {
-    const struct pc_call *call;
-    uint32_t rank;
-};
+/* No operation of the step must wait for this one. */
+static void fail_step(struct pc_member *member, struct pc_member_group *group, struct pc_call *call, const pc_error *error) {
+    const struct pc_op_key key = {.epoch = group->epoch, .tag = call->tag, .group = group->number, .subset = group->subset};
+    const struct pc_msg_op_fail message = {key, true, pc_error_to_wire(error)};
+    group->step_poison = *error;
+    member->poisoned = true;
+    pc_member_tell_master(member, PC_MSG_OP_FAIL, &message);
+    pc_member_complete(member, call, error);
+}
 
-static void consider_source(struct pc_op *op, void *context) {
-    struct source_search *search = context;
-    const struct pc_member_group *group = op->group;
-    const bool fits = op->phase == PC_OP_HELD && op->key.channel != 0 && op->key.tag == search->call->tag &&
-                      op->key.epoch == group->epoch && op->key.seq == op->tag->next_seq &&
-                      pc_channel_target(op->key.channel) == op->member->id;
-    if (!fits || search->rank != PC_RANK_NONE) return;
-    for (uint32_t rank = 0; rank < group->n; rank++) {
-        if (group->ids[rank] == pc_channel_source(op->key.channel)) search->rank = rank;
+/*
+ * It cannot be done any more. Where all of the group take part it is the next operation of its tag for all of them, and
+ * fails for all; else those that have called already would do it with a later call of this peer. Which two members a send
+ * or receive meant is not known any more: nobody but this peer hears of it.
+ */
+static void start_stale(struct pc_member *member, struct pc_member_group *group, struct pc_call *call, uint64_t now_ns) {
+    pc_error error = {.code = pcclRankConnectionLost, .tag = call->tag, .epoch = group->epoch,
+                      .message = "the group has changed since its ranks and its size were read"};
+    pc_text_copy(error.phase, sizeof error.phase, pc_text_of(pc_collective_name(call->shape.collective)));
+    if (refuse_poisoned(member, group, call)) return;
+    if (call->shape.consistency == PC_STEP) {
+        fail_step(member, group, call, &error);
+        return;
     }
+    if (call->shape.collective == PC_SEND_RECV) {
+        pc_member_complete(member, call, &error);
+        return;
+    }
+    if (consume_tombstone(member, group, call)) return;
+    const char *why = "no memory for another operation or another tag";
+    const pc_status refusal = refuse_post(member, group, call, &why);
+    struct pc_op *op = refusal == pcclSuccess ? new_op(member, group, call) : NULL;
+    if (op == NULL) {
+        fail_post(member, call, refusal == pcclSuccess ? pcclNoMemory : refusal, why);
+        return;
+    }
+    op->call = call;
+    op->phase = PC_OP_RUNNING;
+    op->progress_ns = now_ns;
+    member->posted_count++;
+    member->stats.ops_started++;
+    pc_op_fail(op, &error);
 }
 
-/* Somebody has sent already: call becomes a receive from there. */
-static bool find_source(struct pc_member_group *group, struct pc_call *call) {
-    if (group->n < 2 || group->rank == PC_RANK_NONE) return true; /* refused for that */
-    struct source_search search = {call, PC_RANK_NONE};
-    pc_op_each_in(group, consider_source, &search);
-    if (search.rank == PC_RANK_NONE) return false;
-    call->source = search.rank;
-    return true;
-}
+/* Starting ------------------------------------------------------------------------------------------------------ */
 
 /* From what all members know alike: the descriptor and the epoch. */
 static void choose_algorithm(struct pc_member *member, const struct pc_member_group *group, struct pc_op_shape *shape) {
@@ -315,7 +331,11 @@ static void start_call(struct pc_member *member, struct pc_member_group *group, 
         pc_member_complete(member, call, &group->broken);
         return;
     }
-    if (from_anybody(call) && !find_source(group, call)) {
+    if (is_stale(group, call)) {
+        start_stale(member, group, call, now_ns);
+        return;
+    }
+    if (pc_op_from_anybody(call) && !pc_op_find_source(group, call)) {
         member->posted_count++;
         member->ops_due_ns = pc_min_u64(member->ops_due_ns, call->deadline_ns);
         pc_list_append(&member->parked, &call->node);
@@ -381,23 +401,10 @@ void pc_member_match_parked(struct pc_member *member, uint64_t now_ns) {
         next = node->next;
         struct pc_call *call = PC_LIST_ENTRY(node, struct pc_call, node);
         struct pc_member_group *group = pc_member_group(member, call->group);
-        if (group == NULL || group->frozen || !find_source(group, call)) continue;
+        if (group == NULL || group->frozen || !pc_op_find_source(group, call)) continue;
         pc_list_remove(node);
         member->posted_count--;
         start_call(member, group, call, now_ns);
-    }
-}
-
-void pc_member_end_parked(struct pc_member *member, const struct pc_member_group *group, enum pc_parked which,
-                          const struct pc_call *call, const pc_error *error) {
-    for (struct pc_list *node = member->parked.next, *next; node != &member->parked; node = next) {
-        next = node->next;
-        struct pc_call *parked = PC_LIST_ENTRY(node, struct pc_call, node);
-        if (group != NULL && parked->group != group->subset) continue;
-        if (which == PC_PARKED_ONE && parked != call) continue;
-        if (which == PC_PARKED_STEP && parked->shape.consistency != PC_STEP) continue;
-        member->posted_count--;
-        pc_member_complete(member, parked, error);
     }
 }
 
@@ -518,10 +525,13 @@ static void flip_op(struct pc_op *op, void *context) {
     complete_op(op, context);
 }
 
-void pc_member_ops_flip(struct pc_member *member, struct pc_member_group *group) {
-    /* The master knows all that was posted (STATE), sees to it that nothing is (joint calls), or breaks the group. */
+void pc_member_ops_flip(struct pc_member *member, struct pc_member_group *group, const pc_error *cause) {
+    /*
+     * The master knows all that was posted (STATE), sees to it that nothing is (joint calls), or breaks the group. It does
+     * not know of receives from anybody that nobody has sent to: what it has told is why they end.
+     */
     pc_error error = {.code = pcclRankConnectionLost, .message = "the group changed under the operation"};
-    if (group->broken.code != pcclSuccess) error = group->broken;
+    if (cause->code != pcclSuccess) error = *cause;
     pc_op_each_in(group, flip_op, &error);
     pc_member_end_parked(member, group, PC_PARKED_ALL, NULL, &error);
     free_idle_tags(group, false);

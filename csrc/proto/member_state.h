@@ -221,7 +221,7 @@ void pc_member_verdict(struct pc_member *member, const struct pc_verdict *verdic
 /* Ends all operations with error: the run is lost for this peer. */
 void pc_member_ops_lose(struct pc_member *member, const pc_error *error);
 /* After a flip that changed this group: what is left of older epochs goes, seqs start again. */
-void pc_member_ops_flip(struct pc_member *member, struct pc_member_group *group);
+void pc_member_ops_flip(struct pc_member *member, struct pc_member_group *group, const pc_error *cause);
 /* Calls of operations of group that have not ended. */
 uint32_t pc_member_ops_posted(struct pc_member *member, struct pc_member_group *group);
 /* Forgets what was held for a group without posted operations, and its tags. */

@@ -1,5 +1,5 @@
 /*
- * K3, private to member_ops.c, member_data.c and member_watch.c: an operation of a member.
+ * K3, private to member_ops.c, member_any.c, member_data.c and member_watch.c: an operation of a member.
  *
  * Life of an operation, named by what is expected next:
  *   HELD      frames of peers came before the call: what they carried waits here, within caps
@@ -92,6 +92,11 @@ void pc_op_each_in(struct pc_member_group *group, void (*fn)(struct pc_op *op, v
 static inline bool pc_op_in_step(const struct pc_op *op) {
     return op->call->shape.consistency == PC_STEP;
 }
+
+/* member_any.c */
+bool pc_op_from_anybody(const struct pc_call *call);
+/* Somebody has sent already, or has failed to: call becomes a receive from there. */
+bool pc_op_find_source(struct pc_member_group *group, struct pc_call *call);
 
 /* member_data.c */
 /* The call is there: lanes open, and what was held is taken. */
