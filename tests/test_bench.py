@@ -120,19 +120,25 @@ def test_summary():
 
 
 def test_wan_peer_notices_wrong_results():
-    """World 2, rank 0: its data are 1, 2, 3, and the sums 3, 5, 7."""
+    """World 2, rank 0: the data are 1, and the sums 3, 6, 12."""
+    sums = []
 
     def all_reduce(data):
-        data *= 2
-        data += 1
-        data[0] *= 1.01
-        data[1] = np.nan
+        data[:] = 3 if not sums else data * 2
+        sums.append(float(data[2]))
+        if len(sums) == 1:
+            data[0] *= 1.01
+        if len(sums) == 3:
+            data[1] = np.nan
 
     cell = {"bytes": 400, "samples": 2, "warmups": 1}
-    assert wan_peer.measure(all_reduce, 0, 2, cell)["wrong"] == 3 * 2
-    found = wan_peer.measure(all_reduce, 0, 2, cell, wan_peer.CODEC_TOLERANCE)
-    assert found["wrong"] == 3 * 1
+    found = wan_peer.measure(all_reduce, 0, 2, cell)
+    assert sums == [3, 6, 12]
+    assert found["wrong"] == 2
     assert len(found["seconds"]) == 2
+    sums.clear()
+    assert wan_peer.measure(all_reduce, 0, 2, cell, wan_peer.CODEC_TOLERANCE)["wrong"] == 1
+    assert wan_peer.measure(lambda data: None, 0, 2, cell)["wrong"] == 100
 
 
 def test_table(tmp_path):

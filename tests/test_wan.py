@@ -46,8 +46,10 @@ def is_running(pid):
     return FilePath(f"/proc/{pid}").exists()
 
 
-def test_round_trip_rate_and_end():
-    with Wan(2, path=Path(delay_s=DELAY_S), access=Access(rate_bps=RATE_BPS), congestion="reno", seed=1) as wan:
+@pytest.mark.parametrize("precise", [False, True])
+def test_round_trip_rate_and_end(precise):
+    path, access = Path(delay_s=DELAY_S), Access(rate_bps=RATE_BPS)
+    with Wan(2, path=path, access=access, congestion="reno", seed=1, precise=precise) as wan:
         pid, namespaces = wan.pid, inodes(wan)
         assert len({*namespaces, os.stat("/proc/self/ns/net").st_ino}) == 3
         assert namespace_users(namespaces[0]) == {pid}
@@ -60,6 +62,7 @@ def test_round_trip_rate_and_end():
         assert 80 < bulk["mbit_per_s"] < 100
         child = wan.run_in(1, ["sleep", "1000"])
         report = wan.report()
+        assert report["awake"] == precise
         assert (report["losses"], report["overflow"], report["refused"], wan.kernel_drops()) == (0, 0, 0, 0)
     assert child.returncode == -signal.SIGKILL
     assert not is_running(pid)
@@ -234,7 +237,7 @@ def test_an_error_on_the_way_leaves_nothing():
 
 
 @pytest.mark.parametrize(
-    "lines", ["nodes 1 9 1500 1 1", "path 0 1 0 0 0 0", "report", "nodes 2 9 99 1 1\npath 0 1 0 0 0 2"]
+    "lines", ["nodes 1 9 1500 1", "path 0 1 0 0 0 0", "report", "nodes 2 9 99 1\npath 0 1 0 0 0 2"]
 )
 def test_a_wrong_command_ends_the_emulator(lines):
     done = subprocess.run([build()], input=lines + "\n", capture_output=True, text=True, timeout=10, check=False)

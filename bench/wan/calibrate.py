@@ -50,6 +50,7 @@ def round_trip(wan: Wan, count: int = 100, interval_s: float = 0.01, a: int = 0,
     return {
         "sent": count,
         "came": len(times),
+        "mean_ms": statistics.fmean(times),
         "median_ms": statistics.median(times),
         "p99_ms": times[min(len(times) - 1, round(0.99 * (len(times) - 1)))],
         "min_ms": times[0],

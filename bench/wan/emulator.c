@@ -3,7 +3,8 @@
  *
  * Commands come as lines on standard input, answers go as lines to standard output:
  *
- *     nodes COUNT SLOTS SLOT_BYTES SEED QUANTUM_NS     first, once
+ *     nodes COUNT SLOTS SLOT_BYTES SEED     first, once
+ *     awake              keep the cores awake from the start on
  *     node I ADDRESS EGRESS_BPS EGRESS_QUEUE_BYTES INGRESS_BPS INGRESS_QUEUE_BYTES
  *     path FROM TO RATE_BPS QUEUE_BYTES DELAY_NS LOSS
  *     start INTERFACE    creates namespaces and devices; answer: "ready FD...", each node's /proc/PID/fd/FD
@@ -12,10 +13,17 @@
  * `node` and `path` may come at any time, `report` after the start. A wrong line ends the emulator. So does the end of
  * input, that is, of the process that started it, however that came.
  *
- * One thread; sleeps until a packet comes or is due. In a round that moved packets it sleeps at least a quantum before
- * the next: at a gigabit per second a wake-up per packet would cost more than the packets. That is the price in
- * lateness: up to a quantum on the way in and another on the way out, when there is traffic. Memory is allocated before
- * the start; what finds no free slot is dropped and counted as overflow, which makes a measurement void.
+ * One thread moves packets: it sleeps until a packet comes or is nearly due. In a round that moved packets it sleeps
+ * QUANTUM_NS before the next: at a gigabit per second a wake-up per packet would cost more than the packets. That is the
+ * price in lateness: up to a quantum on the way in and another on the way out, when there is traffic.
+ *
+ * A sleeping core of a virtual machine wakes up a millisecond late now and then, because its host has to bring it back
+ * first. "awake" starts a thread for each core that spins whenever nobody else has anything to do there, so that none
+ * falls asleep. A real-time thread that spins itself would not do: the kernel takes its core away for 50 ms in a second
+ * as soon as somebody else waits for it.
+ *
+ * Memory is allocated before the start; what finds no free slot is dropped and counted as overflow, which makes a
+ * measurement void.
  */
 #define _GNU_SOURCE 1
 #include "network.h"
@@ -25,7 +33,9 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,13 +48,15 @@ enum { LINE_BYTES = 256, BATCH = 256 };
 
 #define NS_PER_S 1000000000ull
 #define NS_PER_MS 1000000ull
+#define QUANTUM_NS 100000ull
+#define EARLY_NS 50000ull /* timers are some tens of microseconds late */
 
 struct emulator {
     struct wan_pool pool;
     struct wan_network network;
     struct wan_tun tuns[WAN_NODES_MAX];
-    bool configured, started, ended, realtime;
-    uint64_t seed, quantum_ns, start_ns;
+    bool configured, started, ended, realtime, awake;
+    uint64_t seed, start_ns;
     uint64_t refused; /* frames that the kernel didn't take */
     uint64_t late_max_ns, late_recent_ns, late_sum_ns, late_over_ms, frames;
     char line[LINE_BYTES];
@@ -111,7 +123,7 @@ static uint32_t hand_out(struct emulator *emulator) {
 
 static double cpu_s(void) {
     struct rusage usage;
-    (void)getrusage(RUSAGE_SELF, &usage);
+    (void)getrusage(RUSAGE_THREAD, &usage);
     return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
            (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6;
 }
@@ -154,9 +166,9 @@ static void report(struct emulator *emulator) {
     }
     const double mean_us =
         emulator->frames == 0 ? 0 : (double)emulator->late_sum_ns / (double)emulator->frames * 1e-3;
-    printf("{\"seed\": %" PRIu64 ", \"realtime\": %s, \"quantum_us\": %.1f, \"wall_s\": %.6f, \"cpu_s\": %.6f, ",
-           emulator->seed, emulator->realtime ? "true" : "false", (double)emulator->quantum_ns * 1e-3,
-           (double)(now_ns() - emulator->start_ns) * 1e-9, cpu_s());
+    printf("{\"seed\": %" PRIu64 ", \"realtime\": %s, \"awake\": %s, ", emulator->seed,
+           emulator->realtime ? "true" : "false", emulator->awake ? "true" : "false");
+    printf("\"wall_s\": %.6f, \"cpu_s\": %.6f, ", (double)(now_ns() - emulator->start_ns) * 1e-9, cpu_s());
     printf("\"packets\": %" PRIu64 ", \"delivered\": %" PRIu64 ", \"frames\": %" PRIu64 ", \"queue_drops\": %" PRIu64
            ", \"losses\": %" PRIu64 ", \"unroutable\": %" PRIu64 ", \"overflow\": %" PRIu64 ", \"refused\": %" PRIu64 ", \"held_max\": %u, ",
            packets, delivered, emulator->frames, drops, losses, network->unroutable, network->overflow,
@@ -182,11 +194,9 @@ static _Noreturn void fail(const char *what, const char *why) {
 
 static void set_nodes(struct emulator *emulator, const char *line) {
     uint32_t count, slots, slot_bytes;
-    const int found = sscanf(line, "nodes %" SCNu32 " %" SCNu32 " %" SCNu32 " %" SCNu64 " %" SCNu64, &count, &slots,
-                             &slot_bytes, &emulator->seed, &emulator->quantum_ns);
-    if (found != 5 || emulator->configured || count < 2 || count > WAN_NODES_MAX || emulator->quantum_ns >= NS_PER_S) {
-        fail(line, "not understood");
-    }
+    const int found = sscanf(line, "nodes %" SCNu32 " %" SCNu32 " %" SCNu32 " %" SCNu64, &count, &slots, &slot_bytes,
+                             &emulator->seed);
+    if (found != 4 || emulator->configured || count < 2 || count > WAN_NODES_MAX) fail(line, "not understood");
     if (!wan_pool_init(&emulator->pool, slots, slot_bytes)) fail(line, "out of memory");
     wan_network_init(&emulator->network, &emulator->pool, count, emulator->seed);
     emulator->configured = true;
@@ -221,9 +231,35 @@ static void set_path(struct emulator *emulator, const char *line) {
     path->loss = loss;
 }
 
-/* The emulator stands for hardware, which doesn't wait for its turn on a core: real time, where that is allowed. */
+static void *stay_awake(void *core) {
+    cpu_set_t cores;
+    CPU_ZERO(&cores);
+    CPU_SET((size_t)(uintptr_t)core, &cores);
+    const struct sched_param priority = {.sched_priority = 0};
+    if (sched_setaffinity(0, sizeof cores, &cores) != 0 || sched_setscheduler(0, SCHED_IDLE, &priority) != 0) {
+        fail("awake", strerror(errno));
+    }
+    for (;;) atomic_signal_fence(memory_order_seq_cst);
+    return NULL;
+}
+
+static void keep_cores_awake(void) {
+    cpu_set_t cores;
+    if (sched_getaffinity(0, sizeof cores, &cores) != 0) fail("awake", strerror(errno));
+    for (uintptr_t core = 0; core < CPU_SETSIZE; core++) {
+        pthread_t thread;
+        if (!CPU_ISSET(core, &cores)) continue;
+        const int failure = pthread_create(&thread, NULL, stay_awake, (void *)core);
+        if (failure != 0) fail("awake", strerror(failure));
+    }
+}
+
+/*
+ * The emulator stands for hardware, which doesn't wait for its turn on a core: real time, where that is allowed, and
+ * before what runs in the nodes.
+ */
 static bool become_realtime(void) {
-    const struct sched_param priority = {.sched_priority = 1};
+    const struct sched_param priority = {.sched_priority = 2};
     (void)prctl(PR_SET_TIMERSLACK, 1ul, 0ul, 0ul, 0ul);
     return sched_setscheduler(0, SCHED_RR, &priority) == 0;
 }
@@ -238,6 +274,7 @@ static void start(struct emulator *emulator, const char *line) {
         const int failure = wan_tun_open(&emulator->tuns[i], interface, &step);
         if (failure != 0) fail(step, strerror(failure));
     }
+    if (emulator->awake) keep_cores_awake();
     emulator->realtime = become_realtime();
     emulator->started = true;
     emulator->start_ns = now_ns();
@@ -251,6 +288,7 @@ static void obey(struct emulator *emulator, const char *line) {
     if (strncmp(line, "nodes ", 6) == 0) set_nodes(emulator, line);
     else if (strncmp(line, "node ", 5) == 0) set_node(emulator, line);
     else if (strncmp(line, "path ", 5) == 0) set_path(emulator, line);
+    else if (strcmp(line, "awake") == 0 && !emulator->started) emulator->awake = true;
     else if (strncmp(line, "start ", 6) == 0) start(emulator, line);
     else if (strcmp(line, "report") == 0 && emulator->started) report(emulator);
     else fail(line, "not understood");
@@ -277,20 +315,20 @@ static void read_commands(struct emulator *emulator) {
 
 /* Loop ---------------------------------------------------------------------------------------------------------- */
 
-/* Waits for a command, for a packet unless packets_moved, or for what is due. */
+/* Waits for a command, for a packet unless packets_moved, or until something is nearly due. */
 static void wait(struct emulator *emulator, bool packets_moved) {
     struct pollfd fds[WAN_NODES_MAX + 1] = {{.fd = STDIN_FILENO, .events = POLLIN}};
     nfds_t count = 1;
     for (uint32_t i = 0; emulator->started && !packets_moved && i < emulator->network.node_count; i++) {
         fds[count++] = (struct pollfd){.fd = emulator->tuns[i].fd, .events = POLLIN};
     }
-    uint64_t wait_ns = emulator->quantum_ns;
+    uint64_t wait_ns = QUANTUM_NS;
     bool forever = false;
     if (!packets_moved) {
         const uint64_t next_ns = emulator->configured ? wan_network_next_ns(&emulator->network) : UINT64_MAX;
-        const uint64_t now = now_ns();
+        const uint64_t wake_ns = now_ns() + EARLY_NS;
         forever = next_ns == UINT64_MAX;
-        wait_ns = next_ns > now ? next_ns - now : 0;
+        wait_ns = next_ns > wake_ns ? next_ns - wake_ns : 0;
     }
     const struct timespec timeout = {(time_t)(wait_ns / NS_PER_S), (long)(wait_ns % NS_PER_S)};
     if (ppoll(fds, count, forever ? NULL : &timeout, NULL) > 0 && fds[0].revents != 0) read_commands(emulator);
