@@ -178,6 +178,66 @@ def wan(results: Path) -> list[str]:
     return [*table(head, rows), "", f"In place, float32, pccl with its best number of connections. {about(result)}."]
 
 
+def shown_ratio(over: float | None, under: float | None, what: str) -> str | None:
+    return f"{over / under:.1f}x {what}" if over is not None and under is not None else None
+
+
+def median(runs: Iterable[Result], size: int, **options: Any) -> float | None:
+    """Of the first run with these options that is not void."""
+    for run in runs:
+        if run["void"] is None and all(run.get(key) == value for key, value in options.items()):
+            for cell in run["cells"]:
+                if cell["bytes"] == size and cell["wrong"] == 0:
+                    return float(cell["median_ms"])
+    return None
+
+
+def largest_cells(runs: Iterable[Result]) -> list[list[str]]:
+    """What plain TCP would have done: of steps over each number of connections the largest size."""
+    rows = []
+    for run in runs:
+        cells = [cell for cell in run["cells"] if "of_plain_tcp" in cell and cell["wrong"] == 0]
+        if run["library"] != "pccl" or run.get("mode") != "step" or run.get("codec") or run["void"] or not cells:
+            continue
+        share = f"{cells[0]['of_plain_tcp']:.2f} of what {run['plain_tcp']['tool']} reaches"
+        what = f"{size_text(cells[0]['bytes'])}, step, connections: {run['connections']}"
+        rows.append([what, f"{number(cells[0]['median_ms'])} ms", share])
+    return rows
+
+
+def findings(scenario: Result) -> list[list[str]]:
+    """Of one scenario what its runs are there to show: what, figure, beside what."""
+    if "choices" in scenario:
+        worst = max(row["chosen_ratio"] for row in scenario["choices"])
+        return [["automatic choice of the algorithm", f"{worst:.2f}", "of the best fixed one, at worst"]]
+    runs, ours = scenario["runs"], {"library": "pccl"}
+    size = max((cell["bytes"] for run in runs for cell in run["cells"]), default=0)
+    found: list[tuple[str, float | None, str | None]] = []
+    if scenario["settings"].get("loss"):
+        one, sixteen = (median(runs, size, **ours, connections=count) for count in (1, 16))
+        found = [("16 connections", sixteen, shown_ratio(one, sixteen, "faster than one"))]
+    elif any(run.get("codec") for run in runs):
+        plain = median(runs, size, **ours, codec=None)
+        coded = [(name, median(runs, size, **ours, codec=name)) for name in ("int8", "int4")]
+        found = [(name, ms, shown_ratio(plain, ms, "faster than plain")) for name, ms in coded]
+    elif any(run.get("algorithm") for run in runs):
+        free = median(runs, size, **ours, mode="step", algorithm=None)
+        ring = median(runs, size, **ours, mode="step", algorithm="ring")
+        found = [("step", free, shown_ratio(ring, free, "faster than our own ring"))]
+    else:
+        return largest_cells(runs)
+    return [[f"{size_text(size)}, {what}", f"{number(ms)} ms", beside or ""] for what, ms, beside in found if ms]
+
+
+def wan_findings(results: Path) -> list[str]:
+    """What emulated links are there to show."""
+    result = load(results, "wan")
+    rows = []
+    for scenario in result["rows"] if result is not None else []:
+        rows += [[scenario["settings"]["title"], *row] for row in findings(scenario)]
+    return table(["emulated links", "", "", ""], rows) if rows else []
+
+
 def codec_kernels(result: Result) -> dict[str, dict[str, float]]:
     """GB of float32 a second from memory, by codec and operation."""
     found: dict[str, dict[str, float]] = {}
@@ -225,7 +285,8 @@ def text(results: Path) -> str:
     systems = ("reno", "system")
     parts = [collectives(found) for name in systems if (found := load(results, f"collectives-{name}"))]
     parts += [other_collectives(found) for name in systems if (found := load(results, f"others-{name}"))]
-    parts += [part for part in (others(results), memory(results), wan(results), codecs(results)) if part]
+    rest = (others(results), memory(results), wan(results), wan_findings(results), codecs(results))
+    parts += [part for part in rest if part]
     return "\n\n".join("\n".join(part) for part in parts)
 
 

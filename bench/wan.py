@@ -6,7 +6,7 @@ connections and congestion control, from their slow start on; a cell of that siz
 reached (of_plain_tcp; with a codec, data before coding). Where iperf3 measures that rate, our own sender measures it
 too: iperf3 counts until its sender is done, so it leaves out what is under way then; our own counts to the last byte.
 
-Operations run back to back, in place, ours either each with its verdict (strict) or all of a size as one step, over TCP.
+Operations run back to back, in place, ours either each with its verdict (strict) or all of a size as one step, by TCP.
 Peers begin with each size at the same time. A sample is one operation's time, the mean of all peers': without a verdict
 a peer that is done early begins the next one early and waits there, so that the slowest peer's times of all operations
 are more than the whole took; their median stands beside (slowest_median_ms). The last result of each size is verified,
@@ -19,34 +19,30 @@ The ideal is the least time that any algorithm needs: one hop with (n-1)B bytes,
 node's access link, headers included. Strict operations back to back have to add the time that DONE takes to the master
 and its verdict to the peer that starts the next one: a round trip, of which two peers can hide half, because the master
 is beside one of them.
+
+Scenarios of links that differ compare the automatic choice with each algorithm instead: wan/choice.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import datetime
 import json
-import os
 import platform
 import signal
 import statistics
-import subprocess
 import sys
-import tempfile
-import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path as FilePath
-from typing import IO, Any
+from typing import Any
 
-from harness import BENCH, RESULTS, ROOT, commit, machine, save, sysctl
-from wan import calibrate
+from harness import RESULTS, commit, machine, save, sysctl
+from wan import calibrate, choice
 from wan.emulator import Access, Path, Wan, why_not
+from wan.launch import run_peers, start_master, stop_master
 
-PEER = str(BENCH / "wan" / "wan_peer.py")
 HEADERS_BYTES = 52  # IPv4, TCP and its timestamps, of each packet
 KIB, MIB = 1 << 10, 1 << 20
-MASTER_PORT = 48148
 LATE_SHARE_LIMIT = 0.02  # of the frames, more than 1 ms late: a virtual machine's host takes a core away now and then
 ATTEMPTS = 3  # a run that is void is done again
 
@@ -134,79 +130,6 @@ def verdict_s(scenario: Scenario) -> float:
     return scenario.delay_s * (1 if scenario.nodes == 2 else 2)
 
 
-# ------------------------------------------------------------------------------------------------------------- peers --
-
-
-def environment() -> dict[str, str]:
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
-        "GLOO_SOCKET_IFNAME": "wan0",
-        "OMP_NUM_THREADS": "1",
-        "PCCL_SHM": "0",
-    }
-
-
-def start_master(wan: Wan) -> subprocess.Popen[Any]:
-    command = [sys.executable, "-m", "pccl.master", "--listen-address", f"{wan.addresses[0]}:{MASTER_PORT}"]
-    process = wan.run_in(0, command, stdout=subprocess.PIPE, text=True, env=environment())
-    assert process.stdout is not None
-    if not process.stdout.readline().startswith("master listening"):
-        raise RuntimeError("the master did not start")
-    return process
-
-
-def run_peers(wan: Wan, scenario: Scenario, run: Run, cells: list[Cell]) -> tuple[list[list[Any]], str | None]:
-    """Each peer's lines, as far as it came, and what went wrong."""
-    settings = {
-        "library": run.library,
-        "world": scenario.nodes,
-        "master": f"{wan.addresses[0]}:{MASTER_PORT}",
-        "connections": run.connections,
-        "mode": run.mode,
-        "codec": run.codec,
-        "algorithm": run.algorithm,
-        "timeout_s": scenario.limit_s,
-        "epoch_s": time.monotonic(),
-        "cells": [asdict(cell) for cell in cells],
-    }
-    with contextlib.ExitStack() as files:
-        outputs, errors = [
-            [files.enter_context(tempfile.TemporaryFile("w+")) for _ in range(scenario.nodes)] for _ in range(2)
-        ]
-        peers = []
-        for rank in range(scenario.nodes):
-            own = json.dumps({**settings, "rank": rank, "address": wan.addresses[rank]})
-            command = [sys.executable, PEER, own]
-            peers.append(wan.run_in(rank, command, stdout=outputs[rank], stderr=errors[rank], env=environment()))
-        failure = wait_for(peers, scenario.limit_s)
-        for peer in peers:
-            peer.kill()
-            peer.wait()
-        lines = [[json.loads(line) for line in text(file).splitlines() if line.startswith("{")] for file in outputs]
-        if failure is not None:
-            failure += "".join(f"\npeer {rank}: {text(file)[-500:]}" for rank, file in enumerate(errors))
-    return lines, failure
-
-
-def text(file: IO[str]) -> str:
-    file.seek(0)
-    return file.read()
-
-
-def wait_for(peers: list[subprocess.Popen[Any]], limit_s: float) -> str | None:
-    """None when all have ended well; the first that fails ends the wait."""
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        codes = [peer.poll() for peer in peers]
-        if any(code not in (None, 0) for code in codes):
-            return f"exit codes {codes}"
-        if all(code == 0 for code in codes):
-            return None
-        time.sleep(0.05)
-    return f"not done after {limit_s:.0f} s"
-
-
 # --------------------------------------------------------------------------------------------------------- scenarios --
 
 
@@ -263,11 +186,11 @@ def run_once(wan: Wan, scenario: Scenario, run: Run) -> dict[str, Any]:
         whole = calibrate.throughput(wan, most_bytes, run.connections, own=True, timeout=scenario.limit_s)
     master = start_master(wan) if run.library == "pccl" else None
     before = counted(wan)
-    lines, failure = run_peers(wan, scenario, run, cells)
+    settings = {**asdict(run), "cells": [asdict(cell) for cell in cells]}
+    lines, failure = run_peers(wan, "wan_peer.py", settings, scenario.limit_s)
     emulator = emulator_share(before, counted(wan))
     if master is not None:
-        master.terminate()
-        master.communicate()
+        stop_master(master)
     done = min(len(of_peer) for of_peer in lines)
     measured = [
         joined(scenario, cell, [of_peer[i] for of_peer in lines], wan.mtu) for i, cell in enumerate(cells[:done])
@@ -374,9 +297,13 @@ def write(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
     save("wan", arguments, [*(row for row in before if row["scenario"] not in names), *rows], file)
 
 
+def names() -> list[str]:
+    return [*SCENARIOS, *choice.MATRICES]
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenario", action="append", choices=sorted(SCENARIOS), help="may be repeated; default: all")
+    parser.add_argument("--scenario", action="append", choices=sorted(names()), help="may be repeated; default: all")
     parser.add_argument(
         "--quick", action="store_true", help="few samples, small sizes; writes a result only with --out"
     )
@@ -394,10 +321,13 @@ def main() -> None:
         raise SystemExit(f"wan: {reason}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     measured = commit()  # before a result is written, which would mark the tree
-    for name in dict.fromkeys(arguments.scenario or SCENARIOS):
-        scenario = quick(SCENARIOS[name]) if arguments.quick else SCENARIOS[name]
+    for name in dict.fromkeys(arguments.scenario or names()):
         about = {"scenario": name, "commit": measured, "date": datetime.date.today().isoformat()}
-        row = {**about, **run_scenario(scenario, arguments)}
+        if name in SCENARIOS:
+            found = run_scenario(quick(SCENARIOS[name]) if arguments.quick else SCENARIOS[name], arguments)
+        else:
+            found = choice.run(name, arguments.mtu, arguments.congestion, *((2, 2) if arguments.quick else (5, None)))
+        row = {**about, **found}
         if arguments.out is not None or not arguments.quick:
             write([row], arguments)
 

@@ -11,7 +11,7 @@ import harness
 import numpy as np
 import pytest
 import table
-from wan import wan_peer
+from wan import choice, wan_peer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -218,6 +218,50 @@ def test_table_of_steps_and_codecs_over_wide_areas(tmp_path):
         "| codec | encode, GB/s | decode and add, GB/s | 2 peers, loopback, 1 MiB, ms | thin, 1 MiB, ms |"
     )
     assert lines[start + 2 : start + 4] == ["| plain |  |  | 3.0 | 90.0 |", "| int8 | 8.0 | 7.0 | 2.0 | 30.0 |"]
+
+
+def test_table_of_what_wide_areas_show(tmp_path):
+    def of(title, *runs, **settings):
+        return {"settings": {"title": title, **settings}, "runs": runs}
+
+    def step(ms, connections=4, **options):
+        return wan_run("pccl", ms, connections, mode="step", **options)
+
+    whole = step(50.0, 16, codec=None, algorithm=None)
+    whole["cells"][0]["of_plain_tcp"] = 0.95
+    whole["plain_tcp"] = {"tool": "iperf3"}
+    choices = [{"chosen_ratio": ratio} for ratio in (1.0, 1.1)]
+    rows = [
+        of("fast", whole, wan_run("pccl", 9.0, mode="strict"), step(1.0, void="the emulator was late")),
+        of("lossy", step(80.0, 1), step(10.0, 16), loss=0.005),
+        of("eight", step(20.0, algorithm=None), step(70.0, algorithm="ring")),
+        of("thin", step(90.0, codec=None), step(30.0, codec="int8"), step(1.0, void="late", codec="int4")),
+        {**of("sites"), "choices": choices},
+    ]
+    write(tmp_path, "wan", rows)
+    lines = table.text(tmp_path).splitlines()
+    start = lines.index("| emulated links |  |  |  |")
+    assert lines[start + 2 : start + 7] == [
+        "| fast | 1 MiB, step, connections: 16 | 50.0 ms | 0.95 of what iperf3 reaches |",
+        "| lossy | 1 MiB, 16 connections | 10.0 ms | 8.0x faster than one |",
+        "| eight | 1 MiB, step | 20.0 ms | 3.5x faster than our own ring |",
+        "| thin | 1 MiB, int8 | 30.0 ms | 3.0x faster than plain |",
+        "| sites | automatic choice of the algorithm | 1.10 | of the best fixed one, at worst |",
+    ]
+
+
+def test_choice_of_the_emulator_is_compared():
+    """An operation takes as long as its slowest peer; the choice is as good as what was chosen."""
+    cell = {"op": "all_reduce", "bytes": 4096, "algorithms": ["ring", "direct"]}
+    peers = [
+        {"seconds": {"auto": [0.1, 0.2], "ring": [0.4, 0.4], "direct": [0.2, 0.2]}, "chosen": "direct", "wrong": 0},
+        {"seconds": {"auto": [0.3, 0.1], "ring": [0.1, 0.1], "direct": [0.1, 0.1]}, "chosen": "direct", "wrong": 1},
+    ]
+    row = choice.row_of(cell, peers)
+    assert row["samples_ms"]["auto"] == pytest.approx([300, 200])
+    assert row["median_ms"] == pytest.approx({"auto": 250, "ring": 400, "direct": 200})
+    assert (row["best"], row["chosen_ratio"], row["wrong"]) == ("direct", 1, 1)
+    assert row["ratio"] == pytest.approx(1.25)
 
 
 def test_plots(tmp_path):
