@@ -10,7 +10,11 @@ import c_level
 import pytest
 
 lib = c_level.load(
-    "struct pc_tcp_info { uint32_t rtt_us, bytes_per_ms; }; struct pc_tcp_info pc_tcp_info(int fd);",
+    """
+    struct pc_pace_counters { uint64_t sent_bytes, again_bytes, acked_bytes, busy_us; };
+    struct pc_tcp_info { uint32_t rtt_us, bytes_per_ms; struct pc_pace_counters pace; };
+    struct pc_tcp_info pc_tcp_info(int fd);
+    """,
     only=("base",),
     extra='#include "io/tcp_info.c"',
 )
@@ -35,6 +39,9 @@ def test_traffic_shows_round_trip_and_rate():
         info = lib.pc_tcp_info(one.fileno())
         assert 0 < info.rtt_us < 10**6
         assert 1000 < info.bytes_per_ms < 10**9
+        assert 16 << 20 <= info.pace.sent_bytes - info.pace.again_bytes <= (16 << 20) + 1
+        assert (16 << 20) - (1 << 16) <= info.pace.acked_bytes <= (16 << 20) + 1
+        assert 0 < info.pace.busy_us < 10**7
 
 
 def test_no_connection_tells_nothing():

@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "io/shm.h"
 #include "io/tcp_info.h"
+#include "plan/chunk_plan.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -219,6 +220,9 @@ static void measure(struct pc_conn *conn) {
     conn->stream->rtt_us = info.rtt_us;
     if (conn->stream->tx_bytes - conn->measured_bytes >= MEASURED_BYTES) conn->stream->bytes_per_ms = info.bytes_per_ms;
     conn->measured_bytes = conn->stream->tx_bytes;
+    if (info.rtt_us < PC_FAR_US) return;
+    const uint64_t pace_before = conn->pace.bytes_per_s, pace = pc_pace_next(&conn->pace, &info.pace);
+    if (pace != pace_before) pc_sock_pace(conn->transport.fd, pace);
 }
 
 static void on_ready(void *owner, int status, int events) {

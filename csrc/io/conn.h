@@ -3,6 +3,7 @@
 #define PC_CONN_H
 
 #include "io/loop.h"
+#include "io/pace.h"
 #include "io/transport.h"
 
 enum pc_conn_state {
@@ -24,6 +25,7 @@ struct pc_conn {
     bool write_blocked;
     bool read_due; /* there is more to read, and the descriptor does not say so */
     uint64_t measured_ns, measured_bytes; /* the last look at what TCP has measured: when, and bytes sent until then */
+    struct pc_pace pace;
     size_t drained_bytes; /* while lingering */
 };
 

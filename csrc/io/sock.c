@@ -134,6 +134,16 @@ void pc_sock_settle(int fd, const struct pc_sock_options *options, uint32_t rtt_
     if (options->congestion[0] == '\0' && rtt_us > 0 && rtt_us < NEAR_US) (void)set_congestion(fd, "reno");
 }
 
+void pc_sock_pace(int fd, uint64_t bytes_per_s) {
+#ifdef SO_MAX_PACING_RATE
+    const uint32_t rate = bytes_per_s == 0 || bytes_per_s >= UINT32_MAX ? UINT32_MAX : (uint32_t)bytes_per_s;
+    (void)setsockopt(fd, SOL_SOCKET, SO_MAX_PACING_RATE, &rate, sizeof rate);
+#else
+    (void)fd;
+    (void)bytes_per_s;
+#endif
+}
+
 static void set_options(int fd, const struct pc_sock_options *options) {
     (void)set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
 #ifdef TCP_NOTSENT_LOWAT

@@ -45,6 +45,8 @@ bool pc_sock_local_address(int fd, struct pc_address *address);
 bool pc_sock_remote_address(int fd, struct pc_address *address);
 /* After connecting: what depends on the way to the other end. */
 void pc_sock_settle(int fd, const struct pc_sock_options *options, uint32_t rtt_us);
+/* Sends no faster than that, where the system can bound it; 0: as fast as it may. */
+void pc_sock_pace(int fd, uint64_t bytes_per_s);
 int pc_sock_error(int fd);
 void pc_sock_close(int fd);
 
