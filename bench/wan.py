@@ -43,7 +43,9 @@ from wan.launch import run_peers, start_master, stop_master
 
 HEADERS_BYTES = 52  # IPv4, TCP and its timestamps, of each packet
 KIB, MIB = 1 << 10, 1 << 20
-LATE_SHARE_LIMIT = 0.02  # of the frames, more than 1 ms late: a virtual machine's host takes a core away now and then
+# Of the frames, more than 1 ms late: a virtual machine's host takes a core away now and then. Nothing behind a late one
+# becomes late by it, so that such a share moves a time by much less than a hundredth.
+LATE_SHARE_LIMIT = 0.05
 ATTEMPTS = 3  # a run that is void is done again
 
 
