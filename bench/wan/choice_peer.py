@@ -2,13 +2,15 @@
 samples, timeout_s.
 
 A cell is {"op", "bytes", "algorithms"}; for each, one line of JSON: for each algorithm, and for "auto", the seconds of
-each operation from a start that is the same time at all peers, in turns; the algorithm that was chosen; wrong elements.
+each operation from a start that is the same time at all peers, in turns whose order is drawn anew each time, since an
+algorithm leaves some links warm and others cold; the algorithm that was chosen; wrong elements.
 Links are measured before (optimize_topology).
 """
 
 from __future__ import annotations
 
 import json
+import random
 import sys
 import time
 from typing import Any
@@ -64,8 +66,7 @@ def compare(comm: Communicator, cell: dict[str, Any], samples: int) -> dict[str,
     seconds: dict[str, list[float]] = {way or "auto": [] for way in ways}
     buffers, wrong, chosen = Cell(comm, cell["op"], cell["bytes"]), 0, ""
     for i in range(WARMUPS + samples):
-        for k in range(len(ways)):
-            way = ways[(i + k) % len(ways)]
+        for way in random.Random(i).sample(ways, len(ways)):
             buffers.fill()
             start_s = common_start(comm)
             with comm.step():

@@ -16,7 +16,7 @@ from .emulator import Wan
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-MASTER_PORT = 48148
+MASTER_PORT = 5200  # none that the system gives to a connection of its own choice
 
 
 def environment() -> dict[str, str]:
