@@ -91,6 +91,14 @@ def test_connect_state_and_recovery(tmp_path):
     assert row["success_ms"]["median"] > 0
 
 
+@pytest.mark.serial
+def test_threads(tmp_path):
+    run("threads.py", "--bytes", "1M", "--turns", "1", "--rounds", "2", "--output", tmp_path / "threads.json")
+    rows = saved(tmp_path / "threads.json")["rows"]
+    assert [(row["connections"], row["threads"]) for row in rows] == [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2)]
+    assert all(row["ms"]["median"] > 0 for row in rows)
+
+
 def test_memory(tmp_path):
     run("memory.py", "--peers", "2", "--bytes", "16M", "--output", tmp_path / "memory.json")
     rows = saved(tmp_path / "memory.json")["rows"]
