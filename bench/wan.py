@@ -295,8 +295,8 @@ def write(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
     date."""
     file = arguments.out or RESULTS / f"wan-{platform.machine()}-{machine()['cores']}.json"
     before = json.loads(file.read_text())["rows"] if file.exists() else []
-    names = {row["scenario"] for row in rows}
-    save("wan", arguments, [*(row for row in before if row["scenario"] not in names), *rows], file)
+    now = {row["scenario"]: row for row in [*before, *rows]}
+    save("wan", arguments, [now[name] for name in names() if name in now], file)
 
 
 def names() -> list[str]:
