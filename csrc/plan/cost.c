@@ -21,7 +21,6 @@ enum {
     MESSAGE_NS = 3000, /* of the host's time, in or out */
     HOST_NS_PER_MIB = 210000, /* of the host's time, in or out: 5 GB/s */
     CROWD = 16, /* the part of a near downlink that several senders at once cost, by their bursts */
-    SPREAD = 16, /* the part of a root's uplink that several receivers cost, for it is not shared as each could take */
     STALL = 16, /* the part that a ring of far links costs, for it waits whenever one of them has lost a packet */
     FLIGHT_BYTES = 14 << 10, /* an idle connection begins with ten packets */
     BYTES_PER_MS_MIN = 16,
@@ -75,7 +74,6 @@ struct draft {
     uint64_t *speed, *active; /* of members that shares are made for */
     struct load *out, *in; /* of a member by the line in hand */
     bool crowded; /* several send to one member at once, by the line in hand */
-    bool spread; /* one sends to several that only receive */
 };
 
 static size_t cell(const struct draft *d, uint32_t from, uint32_t to) {
@@ -104,7 +102,7 @@ static bool is_far(const struct line *line) {
 
 static void begin(struct draft *d, struct line *line, uint32_t chunks, uint32_t pieces) {
     *line = (struct line){.chunks = chunks, .pieces = pieces};
-    d->crowded = d->spread = false;
+    d->crowded = false;
     memset(d->out, 0, 2 * (size_t)d->n * sizeof *d->out);
 }
 
@@ -151,8 +149,7 @@ static void add_place(struct line *line, const struct load *load, uint64_t ns_pe
 static void finish(const struct draft *d, struct line *line, uint64_t first_units) {
     for (uint32_t i = 0; i < d->n; i++) {
         const struct load *out = &d->out[i], *in = &d->in[i];
-        uint64_t up_ns = out->units * d->up_ns[i] / PC_SHARE_UNITS;
-        if (d->spread) up_ns += up_ns / SPREAD;
+        const uint64_t up_ns = out->units * d->up_ns[i] / PC_SHARE_UNITS;
         uint64_t down_ns = in->units * d->down_ns[i] / PC_SHARE_UNITS;
         if (d->crowded && !is_far(line)) down_ns += down_ns / CROWD;
         const uint64_t host_ns = (out->units + in->units) * HOST_NS_PER_MIB / PC_SHARE_UNITS;
@@ -315,7 +312,6 @@ static void draw_exchange(struct draft *d, struct line *line) {
 static void draw_star(struct draft *d, struct line *line, uint32_t root, int way) {
     begin(d, line, 1, 16);
     d->crowded = d->n > 2 && way == UP;
-    d->spread = d->n > 2 && way == DOWN;
     line->path_ns = longest_hop_ns(d, root, way == DOWN);
     for (uint32_t i = 0; i < d->n; i++) {
         if (i != root) carry(d, line, way == UP ? i : root, way == UP ? root : i, PC_SHARE_UNITS, 1);
