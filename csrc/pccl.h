@@ -520,7 +520,7 @@ PCCL_EXPORT pcclResult_t pcclQueryStatus(const char *master, const uint8_t *run_
 typedef struct pcclSimOptions_t {
     uint64_t seed;
     uint32_t peers_min, peers_max; /* 2 to 64 */
-    uint32_t ops; /* all-reduces a peer */
+    uint32_t ops; /* steps of a peer's program, of one to three operations and those of its groups */
     bool faults; /* false: delays only */
     bool trace; /* keep a readable event log */
     uint64_t crash_event; /* not 0: peer crash_peer, counted from 1, crashes after so many events */

@@ -1,9 +1,9 @@
 /*
- * What the programs do in groups of some members: make one now and then, all with the same list; reduce in it beside the
- * reductions of the whole, with the same tags in flight, strictly or in steps of its own; give it up when it is broken.
+ * What the programs do in groups of some members: make one now and then, all with the same list; do an operation in it
+ * beside those of the whole, with the same tags in flight, strictly or in steps of its own; give it up when it is broken.
  *
- * Laws, beside those of workload.c: the sum has exactly the members of the group in it; a number stands for one list;
- * a failure names a member of the group, for nothing that happens to others touches it.
+ * Laws, beside those of workload.c: a number stands for one list; a failure names a member of the group, for nothing that
+ * happens to others touches it.
  */
 #include "sim/workload_state.h"
 
@@ -18,17 +18,6 @@ static uint64_t draw(const struct pc_workload *workload, const struct program *p
 
 static uint32_t index_of(const struct program *program, const struct subset *subset) {
     return (uint32_t)(subset - program->subsets);
-}
-
-static uint32_t tag_of(const struct program *program, const struct subset *subset) {
-    return TAGS_MAX + index_of(program, subset);
-}
-
-static uint64_t count_of(const struct pc_workload *workload, const struct program *program, const struct subset *subset) {
-    const uint64_t number = draw(workload, program, 1610 + index_of(program, subset));
-    if (number % 16 == 0) return number / 16 % 4;
-    if (number % 64 == 1) return 9000 + number / 64 % 60000;
-    return 1 + number / 64 % 300;
 }
 
 /* Making -------------------------------------------------------------------------------------------------------- */
@@ -51,7 +40,19 @@ static void spoil(const struct pc_workload *workload, struct program *program) {
     const bool wrong = program->slot == 1 && program->asked_count > 1 && draw(workload, program, 1603) % 16 == 0;
     if (!wrong || program->spoiled_step == program->step + 1) return;
     program->spoiled_step = program->step + 1;
-    program->asked_count--;
+    program->asked_members.n = --program->asked_count;
+}
+
+static void ask_for(struct program *program, const struct pc_member_record *record) {
+    const uint8_t slot = record->address.ip[3];
+    if (slot == program->slot) program->asked_members.rank = program->asked_count;
+    program->asked_members.slots[program->asked_count] = slot;
+    program->asked[program->asked_count++].id = record->id;
+}
+
+static bool asked_for(const struct program *program) {
+    const struct member_list *members = &program->asked_members;
+    return members->rank < members->n && members->slots[members->rank] == program->slot;
 }
 
 /* Some of those that are there, in some order: the same for all that see the same members. */
@@ -60,16 +61,13 @@ static void choose(const struct pc_workload *workload, struct program *program) 
     pc_member_view(program->process->member, &view);
     const uint64_t bits = draw(workload, program, 1602);
     program->asked_count = 0;
-    program->asked_slots = 0;
     for (uint32_t i = 0; i < view.member_count; i++) {
         const struct pc_member_record *record = &view.members[(i + bits / 7) % view.member_count];
         if (view.member_count > 2 && (bits >> i % 60 & 3) == 0) continue;
-        program->asked[program->asked_count++].id = record->id;
-        program->asked_slots |= 1ull << (record->address.ip[3] - 1);
+        ask_for(program, record);
     }
-    if (program->asked_count > 0) return;
-    program->asked[program->asked_count++].id = view.members[0].id;
-    program->asked_slots = 1ull << (view.members[0].address.ip[3] - 1);
+    if (program->asked_count == 0) ask_for(program, &view.members[0]);
+    program->asked_members.n = program->asked_count;
 }
 
 bool pc_subset_make(struct pc_workload *workload, struct program *program) {
@@ -102,16 +100,15 @@ bool pc_subset_made(struct pc_workload *workload, struct program *program) {
         return false;
     }
     program->grouped_step = program->step + 1;
-    if ((number != 0) != ((program->asked_slots >> (program->slot - 1) & 1) != 0)) {
+    if ((number != 0) != asked_for(program)) {
         pc_workload_violate(workload, "L2: peer %u is wrong about being in group %u", program->slot, number);
     }
     if (number == 0) return true;
     struct subset *subset = made_now(workload, program);
     subset->number = number;
-    subset->slots = program->asked_slots;
-    subset->n = program->asked_count;
-    for (uint32_t i = 0; i < subset->n; i++) subset->ids[i] = program->asked[i].id;
-    const uint64_t digest = pc_digest64(subset->ids, subset->n * sizeof subset->ids[0]) | 1;
+    subset->members = program->asked_members;
+    for (uint32_t i = 0; i < subset->members.n; i++) subset->ids[i] = program->asked[i].id;
+    const uint64_t digest = pc_digest64(subset->ids, subset->members.n * sizeof subset->ids[0]) | 1;
     uint64_t *known = &workload->subset_lists[number % SUBSET_NUMBERS_MAX];
     if (number < SUBSET_NUMBERS_MAX && *known != 0 && *known != digest) {
         pc_workload_violate(workload, "L4: group %u has two member lists", number);
@@ -120,139 +117,83 @@ bool pc_subset_made(struct pc_workload *workload, struct program *program) {
     return true;
 }
 
-/* Reductions ---------------------------------------------------------------------------------------------------- */
+/* Operations ---------------------------------------------------------------------------------------------------- */
 
-static void fill(const struct pc_workload *workload, struct program *program, struct subset *subset) {
-    const uint64_t count = count_of(workload, program, subset);
-    for (uint64_t i = 0; i < count; i++) {
-        subset->work.send[i] = pc_workload_value(program->slot, program->step, tag_of(program, subset), i);
-    }
+static void post(struct pc_workload *workload, struct program *program, struct subset *subset) {
+    pc_operation_post(workload, program, &subset->work, &subset->members);
 }
 
-static void post_work(struct pc_workload *workload, struct program *program, struct subset *subset) {
-    struct reduction *work = &subset->work;
-    memset(&work->call, 0, sizeof work->call);
-    work->call.kind = PC_CALL_COLLECTIVE;
-    work->call.group = subset->number;
-    work->call.tag = index_of(program, subset) % 2; /* one that the whole uses too */
-    work->call.shape = (struct pc_op_shape){
-        .count = count_of(workload, program, subset),
-        .dtype = pcclInt64,
-        .redop = pcclSum,
-        .consistency = subset->in_step ? PC_STEP : PC_STRICT,
-        .algorithm = (uint8_t)(draw(workload, program, 1620 + index_of(program, subset)) % PC_ALGORITHM_COUNT),
+static void start_work(struct pc_workload *workload, struct program *program, struct subset *subset) {
+    const uint32_t index = index_of(program, subset), tag = TAGS_MAX + index;
+    subset->working = true;
+    subset->rested = subset->voted = subset->failed = false;
+    subset->work = (struct operation){
+        .draw = pc_operation_draw(workload, program->step, tag, subset->members.n),
+        .step = program->step,
+        .tag = tag,
+        .group = subset->number,
+        .slot = program->slot,
+        .in_step = draw(workload, program, 1640 + index) % 2 == 0,
     };
-    work->call.send = work->call.recv = work->send;
-    work->call.undo = true;
-    work->call.weight = 1;
-    work->call.scale = 1.0;
-    work->done = false;
-    pc_workload_post(workload, program, &work->call);
 }
 
 void pc_subset_start(struct pc_workload *workload, struct program *program) {
     for (uint32_t i = 0; i < SUBSETS_MAX; i++) {
-        struct subset *subset = &program->subsets[i];
-        if (subset->number == 0 || draw(workload, program, 1630 + i) % 4 == 0) continue;
-        memset(&subset->work, 0, sizeof subset->work);
-        subset->work.send = malloc(count_of(workload, program, subset) * sizeof(int64_t) + 8);
-        if (subset->work.send == NULL) abort();
-        subset->in_step = draw(workload, program, 1640 + i) % 2 == 0;
-        subset->rested = subset->voted = subset->failed = false;
-        fill(workload, program, subset);
+        if (program->subsets[i].number == 0 || draw(workload, program, 1630 + i) % 4 == 0) continue;
+        start_work(workload, program, &program->subsets[i]);
     }
-    for (uint32_t i = 0; i < SUBSETS_MAX && program->state == WAIT_REDUCE; i++) {
-        if (program->subsets[i].work.send != NULL) post_work(workload, program, &program->subsets[i]);
+    for (uint32_t i = 0; i < SUBSETS_MAX && program->state == WAIT_OPERATIONS; i++) {
+        if (program->subsets[i].working) post(workload, program, &program->subsets[i]);
     }
 }
 
 bool pc_subset_all_done(const struct program *program) {
     for (uint32_t i = 0; i < SUBSETS_MAX; i++) {
-        if (program->subsets[i].work.send != NULL && !program->subsets[i].work.done) return false;
+        if (program->subsets[i].working && !program->subsets[i].work.done) return false;
+    }
+    return true;
+}
+
+bool pc_subset_untouched(const struct program *program) {
+    for (uint32_t i = 0; i < SUBSETS_MAX; i++) {
+        if (!pc_oracle_untouched(&program->subsets[i].work)) return false;
     }
     return true;
 }
 
 void pc_subset_free(struct program *program) {
     for (uint32_t i = 0; i < SUBSETS_MAX; i++) {
-        free(program->subsets[i].work.send);
-        program->subsets[i].work.send = NULL;
+        pc_oracle_free(&program->subsets[i].work);
+        program->subsets[i].working = false;
     }
 }
 
-static void check_sum(struct pc_workload *workload, struct program *program, const struct subset *subset) {
-    const uint64_t count = count_of(workload, program, subset);
-    const uint64_t slots = pc_workload_check_sum(workload, program, &subset->work, tag_of(program, subset), count);
-    workload->committed++;
-    if (count == 0 || slots == subset->slots) return;
-    pc_workload_violate(workload, "L5: step %llu: group %u of %llx has a sum over %llx", (unsigned long long)program->step,
-                        subset->number, (unsigned long long)subset->slots, (unsigned long long)slots);
+/* Nothing that happens to others touches the group. */
+static void check_cause(struct pc_workload *workload, const struct program *program, const struct subset *subset,
+                        const pc_error *error) {
+    if (error->code != pcclRankConnectionLost) return;
+    for (uint32_t i = 0; i < subset->members.n; i++) {
+        if (subset->ids[i] == error->peer_id) return;
+    }
+    pc_workload_violate(workload, "L2: what happened to others failed group %u at peer %u: %s", subset->number,
+                        program->slot, error->message);
 }
 
-static bool names_member(const struct subset *subset, const pc_error *error) {
-    for (uint32_t i = 0; i < subset->n; i++) {
-        if (subset->ids[i] == error->peer_id) return true;
+void pc_subset_ended(struct pc_workload *workload, struct program *program, struct subset *subset) {
+    const pc_error *error = &subset->work.call.outcome.error;
+    const pc_status code = error->code;
+    if (code == pcclTooFewPeers && subset->members.n > 1) {
+        pc_workload_violate(workload, "L2: group %u of %u is too small for peer %u", subset->number, subset->members.n,
+                            program->slot);
     }
-    return false;
-}
-
-/* An attempt has failed for all of the group. False: there will be no other, the group is broken. */
-static bool try_again(struct pc_workload *workload, struct program *program, struct subset *subset, const pc_error *error) {
-    struct reduction *work = &subset->work;
-    const uint32_t tag = tag_of(program, subset);
-    const bool broken = strstr(error->message, "is broken") != NULL;
-    workload->aborted++;
-    pc_workload_attempt(workload, program->step, tag, work->attempt)->losers |= 1ull << (program->slot - 1);
-    pc_workload_check_agreement(workload, program, work, tag);
-    if (!names_member(subset, error) && error->code == pcclRankConnectionLost) {
-        pc_workload_violate(workload, "L2: what happened to others failed group %u of %llx at peer %u: %s",
-                            subset->number, (unsigned long long)subset->slots, program->slot, error->message);
+    check_cause(workload, program, subset, error);
+    subset->failed |= code != pcclSuccess && code != pcclTooFewPeers;
+    switch (pc_operation_ended(workload, program, &subset->work)) {
+    case OPERATION_OUT: pc_workload_give_up(program); return;
+    case OPERATION_AGAIN: post(workload, program, subset); break;
+    case OPERATION_BROKEN: drop(workload, program, subset); /* fall through */
+    case OPERATION_DONE: subset->work.done = true; break;
     }
-    if (broken) return false;
-    if (++work->attempt < ATTEMPTS_MAX) return true;
-    pc_workload_violate(workload, "L1: step %llu: group %u failed %u times at peer %u", (unsigned long long)program->step,
-                        subset->number, ATTEMPTS_MAX, program->slot);
-    return false;
-}
-
-static void check_restored(struct pc_workload *workload, const struct program *program, const struct subset *subset) {
-    const uint64_t count = count_of(workload, program, subset);
-    for (uint64_t i = 0; i < count; i++) {
-        const int64_t before = pc_workload_value(program->slot, program->step, tag_of(program, subset), i);
-        if (subset->work.send[i] == before) continue;
-        pc_workload_violate(workload, "L2: step %llu group %u: the buffer of peer %u is not as before",
-                            (unsigned long long)program->step, subset->number, program->slot);
-        return;
-    }
-}
-
-void pc_subset_reduced(struct pc_workload *workload, struct program *program, struct subset *subset) {
-    struct reduction *work = &subset->work;
-    const pc_error *error = &work->call.outcome.error;
-    if (pc_workload_expelled(error->code)) {
-        pc_workload_give_up(program);
-        return;
-    }
-    if (error->code != pcclSuccess && error->code != pcclRankConnectionLost &&
-        !(error->code == pcclTooFewPeers && subset->n == 1)) {
-        pc_workload_violate(workload, "L7: unexpected %s in a group at peer %u: %s", pc_status_name(error->code),
-                            program->slot, error->message);
-        return;
-    }
-    if (subset->in_step) {
-        subset->failed |= error->code == pcclRankConnectionLost;
-    } else if (error->code == pcclSuccess) {
-        check_sum(workload, program, subset);
-        pc_workload_check_agreement(workload, program, work, tag_of(program, subset));
-    } else if (error->code == pcclRankConnectionLost) {
-        check_restored(workload, program, subset);
-        if (try_again(workload, program, subset, error)) {
-            post_work(workload, program, subset);
-            return;
-        }
-        drop(workload, program, subset);
-    }
-    work->done = true;
     pc_workload_go_on(workload, program);
 }
 
@@ -261,7 +202,7 @@ void pc_subset_reduced(struct pc_workload *workload, struct program *program, st
 bool pc_subset_vote(struct pc_workload *workload, struct program *program) {
     for (uint32_t i = 0; i < SUBSETS_MAX; i++) {
         struct subset *subset = &program->subsets[i];
-        if (subset->work.send == NULL || !subset->in_step || subset->voted) continue;
+        if (!subset->working || !subset->work.in_step || subset->voted) continue;
         const bool rests = !subset->rested && pc_world_below(workload->world, 3) == 0;
         subset->rested = true;
         if (rests) { /* others vote meanwhile, or die */
@@ -283,32 +224,28 @@ bool pc_subset_vote(struct pc_workload *workload, struct program *program) {
 
 void pc_subset_voted(struct pc_workload *workload, struct program *program) {
     struct subset *subset = &program->subsets[program->voting];
-    struct reduction *work = &subset->work;
     const pc_error *error = &program->call.outcome.error;
     if (pc_workload_expelled(error->code)) {
         pc_workload_give_up(program);
         return;
     }
-    program->state = WAIT_REDUCE;
+    program->state = WAIT_OPERATIONS;
     subset->voted = true;
-    if (error->code == pcclSuccess) {
-        if (subset->failed) {
-            pc_workload_violate(workload, "L2: a step of group %u that failed at peer %u was committed", subset->number,
-                                program->slot);
-        } else if (work->call.outcome.error.code == pcclSuccess) {
-            check_sum(workload, program, subset);
-            pc_workload_check_agreement(workload, program, work, tag_of(program, subset));
-        }
-    } else if (error->code != pcclStepAborted && error->code != pcclRankConnectionLost) {
+    const bool commit = error->code == pcclSuccess;
+    if (commit && subset->failed) {
+        pc_workload_violate(workload, "L2: a step of group %u that failed at peer %u was committed", subset->number,
+                            program->slot);
+    } else if (!commit && error->code != pcclStepAborted && error->code != pcclRankConnectionLost) {
         pc_workload_violate(workload, "L7: unexpected %s of a vote of a group at peer %u: %s", pc_status_name(error->code),
                             program->slot, error->message);
-    } else if (try_again(workload, program, subset, error)) {
-        subset->rested = subset->voted = subset->failed = false;
-        fill(workload, program, subset);
-        post_work(workload, program, subset);
-        return;
-    } else {
+    }
+    check_cause(workload, program, subset, error);
+    if (!pc_operation_voted(workload, &subset->work, commit)) return;
+    if (!commit && strstr(error->message, "is broken") != NULL) {
         drop(workload, program, subset);
+    } else if (!commit) {
+        subset->rested = subset->voted = subset->failed = false;
+        post(workload, program, subset);
     }
     pc_workload_go_on(workload, program);
 }

@@ -3,11 +3,11 @@
  *
  * Laws, checked at every completion and every event:
  *   L1  every call ends within CALL_LIMIT of virtual time, and every program that was not killed comes to its end
- *   L2  an attempt of an operation succeeds on all that survive it or fails on all; after a failure the buffer is as before
- *   L3  all that succeed hold the same bytes, and these are the sum over those that took part
+ *   L2  an attempt of an operation succeeds on all that survive it or fails on all; after a failure the inputs are as
+ *       before; nobody is through before all have called, and nobody writes to a buffer after its call has ended
+ *   L3  all that succeed hold the bytes that the operation makes of the inputs of those that took part (oracle.c)
  *   L4  epochs only grow; one number, one member list
- *   L5  the number of participants that the result names is the number of those in it
- * Who took part is in the data: element 0 of a buffer is one bit for each peer, so that a sum is the set of its parts.
+ *   L5  those that took part are the members of the group, as many as the result names, each with its weight
  */
 #include "sim/workload_state.h"
 
@@ -55,6 +55,23 @@ struct attempt *pc_workload_attempt(struct pc_workload *workload, uint64_t step,
     return &workload->attempts[(step * (TAGS_MAX + SUBSETS_MAX) + tag) * ATTEMPTS_MAX + attempt];
 }
 
+void pc_program_members(const struct program *program, struct member_list *members) {
+    struct pc_member_view view;
+    pc_member_view(program->process->member, &view);
+    members->n = view.member_count;
+    members->rank = 0;
+    for (uint32_t rank = 0; rank < view.member_count; rank++) {
+        members->slots[rank] = view.members[rank].address.ip[3];
+        if (view.members[rank].id == view.id) members->rank = rank;
+    }
+}
+
+uint64_t pc_program_group_epoch(const struct program *program) {
+    struct pc_member_view view;
+    pc_member_view(program->process->member, &view);
+    return view.group_epoch;
+}
+
 /* Posting ------------------------------------------------------------------------------------------------------- */
 
 void pc_workload_post(struct pc_workload *workload, struct program *program, struct pc_call *call) {
@@ -85,14 +102,27 @@ void pc_workload_rest(struct pc_workload *workload, const struct program *progra
 
 /* What a step begins with once all know who is there. */
 static void start_step(struct pc_workload *workload, struct program *program) {
-    if (!pc_subset_make(workload, program)) pc_reductions_start(workload, program);
+    if (!pc_subset_make(workload, program)) pc_group_start(workload, program);
+}
+
+/*
+ * Without random faults, who is there first lets the others come, so that all do the first step together: short schedules
+ * are worth their while.
+ */
+static bool waits_for_more(const struct pc_workload *workload, const struct program *program) {
+    struct pc_member_view view;
+    pc_member_view(program->process->member, &view);
+    return !workload->config.faults && program->step == 0 && view.member_count == 1 && program->alone < ALONE_MAX;
 }
 
 /* Everybody knows what comes next. */
 static void go_on(struct pc_workload *workload, struct program *program) {
     struct pc_member_view view;
     pc_member_view(program->process->member, &view);
-    if (optimized(workload, program->step) && view.member_count > 1) {
+    if (waits_for_more(workload, program)) {
+        program->alone++;
+        delay(workload, program, PC_NS_PER_MS);
+    } else if (optimized(workload, program->step) && view.member_count > 1) {
         post_joint(workload, program, PC_CALL_OPTIMIZE_TOPOLOGY, WAIT_OPTIMIZE);
     } else {
         start_step(workload, program);
@@ -122,7 +152,7 @@ static void start_sync(struct pc_workload *workload, struct program *program) {
 
 static void free_work(struct program *program) {
     pc_subset_free(program);
-    pc_reductions_free(program);
+    pc_group_free(program);
 }
 
 static void leave(struct pc_workload *workload, struct program *program) {
@@ -141,8 +171,8 @@ static void begin_step(struct pc_workload *workload, struct program *program) {
 }
 
 static void end_step(struct pc_workload *workload, struct program *program) {
-    if (!pc_reductions_unchanged(workload, program)) {
-        pc_workload_violate(workload, "L2: peer %u, step %llu: a send buffer changed", program->slot,
+    if (!pc_group_untouched(program) || !pc_subset_untouched(program)) {
+        pc_workload_violate(workload, "L2: peer %u, step %llu: a buffer changed after its call had ended", program->slot,
                             (unsigned long long)program->step);
     }
     free_work(program);
@@ -165,14 +195,14 @@ void pc_workload_give_up(struct program *program) {
 }
 
 static bool all_done(const struct program *program) {
-    return pc_reductions_done(program) && pc_subset_all_done(program);
+    return pc_group_all_done(program) && pc_subset_all_done(program);
 }
 
 /* The vote of the whole group first: every program does it in this order. */
 void pc_workload_go_on(struct pc_workload *workload, struct program *program) {
-    if (program->state != WAIT_REDUCE || !all_done(program)) return;
+    if (program->state != WAIT_OPERATIONS || !all_done(program)) return;
     if (program->in_step && !program->voted) {
-        pc_reductions_vote(workload, program);
+        pc_group_vote(workload, program);
     } else if (!pc_subset_vote(workload, program)) {
         end_step(workload, program);
     }
@@ -232,12 +262,12 @@ static void on_joint(struct pc_workload *workload, struct program *program) {
     if (state == WAIT_SYNC) {
         on_synced(workload, program);
     } else if (state == WAIT_VOTE) {
-        pc_reductions_voted(workload, program);
+        pc_group_voted(workload, program);
     } else if (state == WAIT_SUBSET_VOTE) {
         pc_subset_voted(workload, program);
     } else if (state == WAIT_GROUP && !pc_workload_expelled(code)) {
         if (pc_subset_made(workload, program)) {
-            pc_reductions_start(workload, program);
+            pc_group_start(workload, program);
         } else {
             delay(workload, program, PC_NS_PER_MS);
         }
@@ -255,7 +285,7 @@ static void on_joint(struct pc_workload *workload, struct program *program) {
             begin_step(workload, program);
         }
     } else if (state == WAIT_PENDING) {
-        if (program->call.outcome.pending) {
+        if (program->call.outcome.pending && !waits_for_more(workload, program)) {
             post_joint(workload, program, PC_CALL_UPDATE_TOPOLOGY, WAIT_UPDATE);
         } else {
             go_on(workload, program);
@@ -268,13 +298,13 @@ static void on_joint(struct pc_workload *workload, struct program *program) {
     }
 }
 
-static void reduced(struct pc_workload *workload, struct program *program, struct pc_call *call) {
+static void operation_ended(struct pc_workload *workload, struct program *program, struct pc_call *call) {
     for (uint32_t i = 0; i < SUBSETS_MAX; i++) {
         if (call != &program->subsets[i].work.call) continue;
-        pc_subset_reduced(workload, program, &program->subsets[i]);
+        pc_subset_ended(workload, program, &program->subsets[i]);
         return;
     }
-    pc_reduction_ended(workload, program, (struct reduction *)(void *)((char *)call - offsetof(struct reduction, call)));
+    pc_group_ended(workload, program, (struct operation *)(void *)((char *)call - offsetof(struct operation, call)));
 }
 
 static void completed(void *context, struct pc_process *process, struct pc_call *call) {
@@ -287,7 +317,7 @@ static void completed(void *context, struct pc_process *process, struct pc_call 
                 (unsigned long long)(took_ns / PC_NS_PER_S));
     }
     if (call->kind == PC_CALL_COLLECTIVE) {
-        if (program->state == WAIT_REDUCE) reduced(workload, program, call);
+        if (program->state == WAIT_OPERATIONS) operation_ended(workload, program, call);
     } else {
         on_joint(workload, program);
     }
@@ -307,6 +337,7 @@ static void after_event(void *context, struct pc_process *process) {
     if (view.epoch == program->epoch || !view.connected) return;
     if (view.epoch < program->epoch) pc_workload_violate(workload, "L4: the epoch of peer %u went back", process->slot);
     program->epoch = view.epoch;
+    pc_program_members(program, &program->members);
     const uint64_t list = pc_digest64(view.members, view.member_count * sizeof *view.members) | 1;
     uint64_t *known = &workload->epoch_lists[view.epoch % EPOCHS_MAX];
     if (view.epoch < EPOCHS_MAX && *known != 0 && *known != list) {
@@ -370,7 +401,7 @@ static void alarm(void *context, uint32_t what, uint32_t which) {
         pc_world_settle(program->process);
         break;
     case ALARM_RESTED:
-        if (program->state != WAIT_REDUCE || !program->process->alive) return;
+        if (program->state != WAIT_OPERATIONS || !program->process->alive) return;
         pc_workload_go_on(workload, program);
         pc_world_settle(program->process);
         break;

@@ -1,6 +1,6 @@
 /*
  * K4: the user programs of a simulated run, and the laws that their results must keep. Each peer runs the loop that PCCL
- * programs run: pending? update; synchronise when the topology changed; reduce, retry while there is somebody; next step.
+ * programs run: pending? update; synchronise when the topology changed; collectives, retried while there is somebody; next step.
  */
 #ifndef PC_WORKLOAD_H
 #define PC_WORKLOAD_H

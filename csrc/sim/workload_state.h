@@ -1,9 +1,10 @@
 /*
- * K4, private to workload.c and subset_work.c: the programs and what the laws remember of them.
+ * K4, private to the workload: the programs and what the laws remember of them.
  */
 #ifndef PC_WORKLOAD_STATE_H
 #define PC_WORKLOAD_STATE_H
 
+#include "sim/operation_work.h"
 #include "sim/workload.h"
 
 enum {
@@ -12,30 +13,24 @@ enum {
     SUBSET_NUMBERS_MAX = 512,
     STATE_ELEMS = 24,
     ATTEMPTS_MAX = 24,
+    ALONE_MAX = 8,
     EPOCHS_MAX = 512,
     CALL_LIMIT_S = 90,
     RUN_LIMIT_S = 900
 };
 
 /* Named by what is waited for. */
-enum program_state { WAIT_START, WAIT_CONNECT, WAIT_PENDING, WAIT_UPDATE, WAIT_SYNC, WAIT_OPTIMIZE, WAIT_GROUP, WAIT_REDUCE,
+enum program_state { WAIT_START, WAIT_CONNECT, WAIT_PENDING, WAIT_UPDATE, WAIT_SYNC, WAIT_OPTIMIZE, WAIT_GROUP, WAIT_OPERATIONS,
                      WAIT_VOTE, WAIT_SUBSET_VOTE, WAIT_DELAY, FINISHED };
-
-struct reduction {
-    struct pc_call call;
-    int64_t *send, *recv;
-    bool in_place, done;
-    uint32_t attempt;
-};
 
 /* A group of some members, and what the program does in it in this step of its own. */
 struct subset {
     uint32_t number; /* 0: none */
-    uint64_t slots;
+    struct member_list members;
     uint64_t ids[PC_WORLD_PROCESSES_MAX];
-    uint32_t n;
-    struct reduction work; /* send NULL: none */
-    bool in_step, rested, voted, failed;
+    struct operation work;
+    bool working; /* in this step */
+    bool rested, voted, failed;
 };
 
 struct program {
@@ -45,14 +40,16 @@ struct program {
     struct pc_call call;
     bool call_out, topology_changed, left, killed;
     uint64_t step, epoch, waiting_ns;
-    struct reduction reductions[TAGS_MAX];
-    uint32_t reduction_count;
-    bool in_step, step_failed, voted; /* step consistency: one vote on all of its reductions */
+    struct member_list members; /* of the whole, at the end of the last event */
+    struct operation operations[TAGS_MAX];
+    uint32_t operation_count;
+    bool in_step, step_failed, voted; /* step consistency: one vote on all of its operations */
     struct subset subsets[SUBSETS_MAX];
     uint32_t voting; /* which of them, in WAIT_SUBSET_VOTE */
     struct pc_id_item asked[PC_WORLD_PROCESSES_MAX]; /* in WAIT_GROUP */
-    uint64_t asked_slots;
+    struct member_list asked_members;
     uint32_t asked_count;
+    uint32_t alone; /* times that it has waited for others to join */
     uint64_t grouped_step, spoiled_step; /* 1 + the step for which a group was made last, or asked for wrongly */
     int64_t state_data[STATE_ELEMS], state_step;
     struct pc_tensor tensors[2];
@@ -61,9 +58,9 @@ struct program {
 
 /* One attempt of one operation of the program, as its participants saw it. */
 struct attempt {
-    uint64_t winners, losers; /* slots */
-    uint64_t digest, first_epoch;
-    uint32_t world;
+    uint64_t posted, winners, losers; /* slots */
+    uint64_t digest, winner_slots; /* of what the winners hold, and with whom they did it */
+    uint64_t looked_at, slots; /* a result that was found right, with these */
 };
 
 struct pc_workload {
@@ -81,11 +78,6 @@ struct pc_workload {
     char verdict[512];
 };
 
-/* What a program contributes: element 0 of a sum names the slots that took part. */
-static inline int64_t pc_workload_value(uint32_t slot, uint64_t step, uint32_t tag, uint64_t i) {
-    return i == 0 ? (int64_t)(1ull << (slot - 1)) : (int64_t)((slot * 7919 + step * 31 + tag * 17 + i) % 1024);
-}
-
 /* A law broke. The first one is kept, and ends the run. */
 void pc_workload_violate(struct pc_workload *workload, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* A draw that is the same for all programs. */
@@ -99,36 +91,34 @@ void pc_workload_give_up(struct program *program);
 void pc_workload_rest(struct pc_workload *workload, const struct program *program);
 /* Goes on with what the program's step still lacks. */
 void pc_workload_go_on(struct pc_workload *workload, struct program *program);
-/* All that succeed hold the same bytes: the sum over those that took part. Returns their slots; 0: nothing is known. */
-uint64_t pc_workload_check_sum(struct pc_workload *workload, struct program *program, const struct reduction *reduction,
-                               uint32_t tag, uint64_t count);
-/* Success at all or failure at all. */
-void pc_workload_check_agreement(struct pc_workload *workload, const struct program *program,
-                                 const struct reduction *reduction, uint32_t tag);
+/* Those that take part in the whole group, and since when, as program's machine knows it now. */
+void pc_program_members(const struct program *program, struct member_list *members);
+uint64_t pc_program_group_epoch(const struct program *program);
 
-/* reduce_work.c ------------------------------------------------------------------------------------------------- */
-/* What the program reduces in this step in the whole group, and then in its subsets. */
-void pc_reductions_start(struct pc_workload *workload, struct program *program);
-void pc_reduction_ended(struct pc_workload *workload, struct program *program, struct reduction *reduction);
-bool pc_reductions_done(const struct program *program);
-void pc_reductions_vote(struct pc_workload *workload, struct program *program);
-void pc_reductions_voted(struct pc_workload *workload, struct program *program);
-/* What was sent from memory of its own is there as it was. */
-bool pc_reductions_unchanged(const struct pc_workload *workload, const struct program *program);
-void pc_reductions_free(struct program *program);
+/* group_work.c -------------------------------------------------------------------------------------------------- */
+/* What the program does in this step in its subsets, and in the whole group. */
+void pc_group_start(struct pc_workload *workload, struct program *program);
+void pc_group_ended(struct pc_workload *workload, struct program *program, struct operation *op);
+bool pc_group_all_done(const struct program *program);
+void pc_group_vote(struct pc_workload *workload, struct program *program);
+void pc_group_voted(struct pc_workload *workload, struct program *program);
+/* Nobody has written to the memory of an operation since it ended. */
+bool pc_group_untouched(const struct program *program);
+void pc_group_free(struct program *program);
 
 /* subset_work.c ------------------------------------------------------------------------------------------------- */
-/* Whether all programs make a group before the reductions of this step; then the call is out. */
+/* Whether all programs make a group before the operations of this step; then the call is out. */
 bool pc_subset_make(struct pc_workload *workload, struct program *program);
 /* The call has ended. True: there is a group; false: the step begins anew, for all alike. */
 bool pc_subset_made(struct pc_workload *workload, struct program *program);
 /* Posts what the program does in its groups in this step. */
 void pc_subset_start(struct pc_workload *workload, struct program *program);
-void pc_subset_reduced(struct pc_workload *workload, struct program *program, struct subset *subset);
+void pc_subset_ended(struct pc_workload *workload, struct program *program, struct subset *subset);
 bool pc_subset_all_done(const struct program *program);
 /* Votes on the next step of a group that is complete; false: there is none. */
 bool pc_subset_vote(struct pc_workload *workload, struct program *program);
 void pc_subset_voted(struct pc_workload *workload, struct program *program);
+bool pc_subset_untouched(const struct program *program);
 void pc_subset_free(struct program *program);
 
 #endif

@@ -95,7 +95,9 @@ def results(jobs_list: list[Job], jobs: int) -> Iterator[tuple[dict[str, int], l
 @click.option("--seeds", default=1000, show_default=True, type=click.IntRange(1), help="How many schedules.")
 @click.option("--seed-start", default=0, show_default=True, type=click.IntRange(0), help="The first seed.")
 @click.option("--peers", default="2-8", show_default=True, help="A number, or a range from which the seed picks.")
-@click.option("--ops", default=20, show_default=True, type=click.IntRange(1), help="All-reduces a peer.")
+@click.option(
+    "--ops", default=20, show_default=True, type=click.IntRange(1), help="Steps of a peer: some operations each."
+)
 @click.option("--no-faults", is_flag=True, help="Delays only.")
 @click.option("--jobs", default=os.cpu_count() or 1, type=click.IntRange(1), help="Processes. Default: one a core.")
 @click.option(

@@ -1,0 +1,118 @@
+/*
+ * What the programs do in the whole group: some operations at once, each strict or all of them in a step with one vote.
+ */
+#include "sim/workload_state.h"
+
+#include <string.h>
+
+static uint32_t tags_of(const struct pc_workload *workload, uint64_t step) {
+    return 1 + (uint32_t)(pc_workload_mix(workload->config.seed, step, 1) % TAGS_MAX);
+}
+
+/* Operations of this step of the program return when they are complete, and are voted on together. */
+static bool voted_on(const struct pc_workload *workload, uint64_t step) {
+    return pc_workload_mix(workload->config.seed, step, 500) % 3 == 0;
+}
+
+static void post(struct pc_workload *workload, struct program *program, struct operation *op) {
+    struct member_list members;
+    pc_program_members(program, &members);
+    pc_operation_post(workload, program, op, &members);
+}
+
+static void post_all(struct pc_workload *workload, struct program *program) {
+    program->state = WAIT_OPERATIONS;
+    program->step_failed = false;
+    const uint64_t turn = pc_world_random(workload->world);
+    for (uint32_t i = 0; i < program->operation_count && program->state == WAIT_OPERATIONS; i++) {
+        post(workload, program, &program->operations[(i + turn) % program->operation_count]);
+    }
+    pc_workload_go_on(workload, program);
+}
+
+void pc_group_start(struct pc_workload *workload, struct program *program) {
+    pc_subset_free(program);
+    pc_group_free(program);
+    program->in_step = voted_on(workload, program->step);
+    program->voted = false;
+    program->operation_count = tags_of(workload, program->step);
+    memset(program->operations, 0, sizeof program->operations);
+    for (uint32_t tag = 0; tag < program->operation_count; tag++) {
+        struct operation *op = &program->operations[tag];
+        op->draw = pc_operation_draw(workload, program->step, tag, workload->config.peers);
+        op->step = program->step;
+        op->tag = tag;
+        op->slot = program->slot;
+        op->in_step = program->in_step;
+    }
+    program->state = WAIT_OPERATIONS;
+    pc_subset_start(workload, program);
+    if (program->state == WAIT_OPERATIONS) post_all(workload, program);
+}
+
+void pc_group_free(struct program *program) {
+    for (uint32_t tag = 0; tag < program->operation_count; tag++) pc_oracle_free(&program->operations[tag]);
+    program->operation_count = 0;
+}
+
+bool pc_group_all_done(const struct program *program) {
+    for (uint32_t i = 0; i < program->operation_count; i++) {
+        if (!program->operations[i].done) return false;
+    }
+    return true;
+}
+
+bool pc_group_untouched(const struct program *program) {
+    for (uint32_t i = 0; i < program->operation_count; i++) {
+        if (!pc_oracle_untouched(&program->operations[i])) return false;
+    }
+    return true;
+}
+
+void pc_group_vote(struct pc_workload *workload, struct program *program) {
+    memset(&program->call, 0, sizeof program->call);
+    program->call.kind = PC_CALL_END_STEP;
+    program->call.vote = !program->step_failed;
+    program->state = WAIT_VOTE;
+    program->call_out = true;
+    pc_workload_post(workload, program, &program->call);
+}
+
+void pc_group_voted(struct pc_workload *workload, struct program *program) {
+    const pc_status code = program->call.outcome.error.code;
+    if (pc_workload_expelled(code)) {
+        pc_workload_give_up(program);
+        return;
+    }
+    if (code != pcclSuccess && code != pcclStepAborted) {
+        pc_workload_violate(workload, "L7: unexpected %s of a vote at peer %u: %s", pc_status_name(code), program->slot,
+                            program->call.outcome.error.message);
+        return;
+    }
+    if (code == pcclSuccess && program->step_failed) {
+        pc_workload_violate(workload, "L2: a step that failed at peer %u was committed", program->slot);
+        return;
+    }
+    for (uint32_t tag = 0; tag < program->operation_count; tag++) {
+        if (!pc_operation_voted(workload, &program->operations[tag], code == pcclSuccess)) return;
+    }
+    program->voted = code == pcclSuccess;
+    if (program->voted) {
+        program->state = WAIT_OPERATIONS;
+        pc_workload_go_on(workload, program);
+    } else {
+        post_all(workload, program);
+    }
+}
+
+void pc_group_ended(struct pc_workload *workload, struct program *program, struct operation *op) {
+    const pc_status code = op->call.outcome.error.code;
+    switch (pc_operation_ended(workload, program, op)) {
+    case OPERATION_OUT: pc_workload_give_up(program); return;
+    case OPERATION_AGAIN: post(workload, program, op); break;
+    case OPERATION_DONE:
+    case OPERATION_BROKEN: op->done = true; break;
+    }
+    program->step_failed |= program->in_step && code != pcclSuccess && code != pcclTooFewPeers;
+    pc_workload_go_on(workload, program);
+}
