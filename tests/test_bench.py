@@ -254,8 +254,8 @@ def test_table_of_what_wide_areas_show(tmp_path):
         "| lossy | 1 MiB, 16 connections | 10.0 ms | 8.0x faster than one |",
         "| eight | 1 MiB, step | 20.0 ms | 3.5x faster than our own ring |",
         "| thin | 1 MiB, int8 | 30.0 ms | 3.0x faster than plain |",
-        "| sites | the algorithm that is chosen | 1.10 | of the time of the best, at worst; 1.20 in the samples with the"
-        " automatic choice |",
+        "| sites | the algorithm that is chosen | 1.10 | of the time of the best, at worst; 1.20 in the samples with"
+        " the automatic choice |",
     ]
 
 
