@@ -6,6 +6,8 @@
  *
  * Speaks the lines of peer.py: "all_reduce BYTES ITERATIONS" -> seconds.
  */
+#include "program.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -16,17 +18,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { BLOCK_ELEMS = (512 << 10) / 4 };
 
 static int rank, size, to_next, from_previous;
-
-static void die(const char *what) {
-    perror(what);
-    exit(1);
-}
 
 static struct sockaddr_in address_of(int port) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
@@ -103,12 +99,6 @@ static void all_reduce(float *data, size_t count, float *block) {
         const int sent = (rank + 2 * size - round) % size, received = (rank + 2 * size - round - 1) % size;
         step(data, count, sent, received, round < size - 1, block);
     }
-}
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
 int main(int argc, char **argv) {

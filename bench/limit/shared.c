@@ -6,6 +6,8 @@
  *
  * Speaks the lines of peer.py: "all_reduce BYTES ITERATIONS" -> seconds.
  */
+#include "program.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -14,7 +16,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { BLOCK_ELEMS = (64 << 10) / 4 };
@@ -28,11 +29,6 @@ struct meeting {
 static int rank, size;
 static struct meeting *meeting;
 static char *buffers;
-
-static void die(const char *what) {
-    perror(what);
-    exit(1);
-}
 
 static void meet(void) {
     (void)pthread_barrier_wait(&meeting->barrier);
@@ -83,12 +79,6 @@ static void all_reduce(size_t count) {
         for (int other = 0; other < size; other++) memcpy(part_of(other, at), sum, 4 * elems);
     }
     meet();
-}
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
 int main(int argc, char **argv) {

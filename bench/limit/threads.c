@@ -4,6 +4,8 @@
  *
  *     threads THREADS CONNECTIONS BYTES ROUNDS      prints the seconds of each round
  */
+#include "program.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -16,7 +18,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { BLOCK_BYTES = 256 << 10, CONNECTIONS_MAX = 16 };
@@ -37,11 +38,6 @@ struct worker {
 
 static pthread_barrier_t barrier;
 static int rounds;
-
-static void die(const char *what) {
-    perror(what);
-    exit(1);
-}
 
 static int send_some(struct lane *lane) {
     const size_t left = lane->bytes - lane->sent;
@@ -104,12 +100,6 @@ static void open_lanes(struct lane *lanes, int count, int listener, const struct
         if (lanes[i].fd < 0 || setsockopt(lanes[i].fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one) != 0) die("TCP_NODELAY");
         if (fcntl(lanes[i].fd, F_SETFL, O_NONBLOCK) != 0) die("O_NONBLOCK");
     }
-}
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
 int main(int argc, char **argv) {
