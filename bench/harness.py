@@ -100,10 +100,10 @@ def in_namespace(congestion: str) -> None:
 
 
 def compile_c(source: Path, *flags: str, compiler: str = "cc", needs: Sequence[Path] = ()) -> Path:
-    """The program made from ``source``, kept under build/ while neither it nor any of ``needs`` changes."""
+    """The program made from ``source``, kept under build/ while nothing that it includes or ``needs`` changes."""
     target = ROOT / "build" / "bench" / source.stem
     target.parent.mkdir(parents=True, exist_ok=True)
-    newest = max(path.stat().st_mtime for path in (source, *needs))
+    newest = max(path.stat().st_mtime for path in (source, *source.parent.glob("*.h"), *needs))
     if not target.exists() or target.stat().st_mtime < newest:
         subprocess.run(
             [compiler, "-std=c11", "-O3", "-march=native", "-D_GNU_SOURCE", "-Wall", "-Wextra", str(source), "-o",
