@@ -48,14 +48,15 @@ def sysctl(name: str) -> str:
 
 
 def commit() -> str:
-    """The commit measured, marked when the tree differs from it."""
-    described = subprocess.run(
-        ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return described.stdout.strip() or "unknown"
+    """The commit measured, marked when the tree differs from it in anything but results and what is made from them."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    head = git("rev-parse", "--short=12", "HEAD")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results", ":!README.md")
+    return f"{head}-dirty" if head and changed else head or "unknown"
 
 
 def summary(samples: Sequence[float]) -> dict[str, Any]:
