@@ -22,7 +22,7 @@ CODECS = ("bf16", "int8", "fp8_e4m3", "int4", "e3m0", "min_max")
 def kernels(samples: int) -> list[dict[str, Any]]:
     """Rows of bench/quant/codecs.c, compiled as the library is."""
     math = ROOT / "csrc" / "math"
-    names = ("codec", "codec_blocks", "wide_steps", "top_k", "reduce", "simd")
+    names = ("codec", "codec_blocks", "wide_steps", "top_k", "reduce", "copy", "simd")
     sources = [*(math / f"{name}.c" for name in names), ROOT / "csrc/bytes/dtype.c"]
     flags = ["-march=x86-64"] if machine()["architecture"] == "x86_64" else []
     flags += ["-ffp-contract=off", "-fno-math-errno", f"-I{ROOT / 'csrc'}", *map(str, sources), "-lm"]

@@ -92,6 +92,15 @@ def test_connect_state_and_recovery(tmp_path):
 
 
 @pytest.mark.serial
+def test_quant(tmp_path):
+    run("quant.py", "--sizes", "64K", "--samples", "1", "--output", tmp_path / "quant.json")
+    rows = saved(tmp_path / "quant.json")["rows"]
+    assert {row["library"] for row in rows if row["what"] == "all_reduce"} >= {"pccl-step-plain", "pccl-step-int8"}
+    kernels = {(row["codec"], row["operation"]) for row in rows if row["what"] == "kernel"}
+    assert {("int8", "encode"), ("int8", "decode and add"), ("bf16", "encode")} <= kernels
+
+
+@pytest.mark.serial
 def test_threads(tmp_path):
     run("threads.py", "--bytes", "1M", "--turns", "1", "--rounds", "2", "--output", tmp_path / "threads.json")
     rows = saved(tmp_path / "threads.json")["rows"]
