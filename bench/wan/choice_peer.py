@@ -16,6 +16,7 @@ import time
 from typing import Any
 
 import numpy as np
+from wan_peer import all_members
 
 from pccl.communicator import Communicator
 
@@ -81,14 +82,7 @@ def compare(comm: Communicator, cell: dict[str, Any], samples: int) -> dict[str,
 
 
 def main(run: dict[str, Any]) -> None:
-    with Communicator(
-        run["master"], 0, run["connections"], advertise=run["address"], congestion="system", op_timeout=run["timeout_s"]
-    ) as comm:
-        while comm.world_size < run["world"]:
-            if comm.are_peers_pending():
-                comm.update_topology()
-            else:
-                time.sleep(0.01)
+    with all_members(run) as comm:
         comm.optimize_topology()
         for cell in run["cells"]:
             print(json.dumps(compare(comm, cell, run["samples"])), flush=True)

@@ -14,10 +14,13 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from pccl.communicator import Communicator
 
 AllReduce = Callable[[np.ndarray[Any, Any]], None]
 CODEC_TOLERANCE = 0.02  # of a result that went through a codec
@@ -61,7 +64,9 @@ def measure(
     return {"bytes": cell["bytes"], "seconds": seconds, "wrong": wrong, "cpu_s": spent_s}
 
 
-def with_pccl(run: dict[str, Any]) -> None:
+@contextlib.contextmanager
+def all_members(run: dict[str, Any]) -> Iterator[Communicator]:
+    """A communicator in whose group all peers of the run are."""
     from pccl.communicator import Communicator
 
     with Communicator(
@@ -72,6 +77,11 @@ def with_pccl(run: dict[str, Any]) -> None:
                 comm.update_topology()
             else:
                 time.sleep(0.01)
+        yield comm
+
+
+def with_pccl(run: dict[str, Any]) -> None:
+    with all_members(run) as comm:
 
         def all_reduce(data: np.ndarray[Any, Any]) -> None:
             comm.all_reduce(data, codec=run["codec"], algorithm=run["algorithm"])
