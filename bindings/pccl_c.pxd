@@ -126,6 +126,7 @@ cdef extern from "pccl.h" nogil:
         pcclCodecOptions_t codec
         uint32_t timeout_ms
         uint32_t group
+        c_bool awaited
 
     ctypedef struct pcclCommOptions_t:
         const char *master

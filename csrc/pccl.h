@@ -422,6 +422,7 @@ typedef struct pcclCollectiveArgs_t {
     pcclCodecOptions_t codec; /* all_reduce, reduce, reduce_scatter */
     uint32_t timeout_ms; /* 0: the communicator's */
     uint32_t group; /* 0: the peer group; else one that pcclCreateGroup has made: ranks are those in it */
+    bool awaited; /* pcclStartCollective: this thread calls pcclWaitRequest next, and may do the work itself there */
 } pcclCollectiveArgs_t;
 
 PCCL_EXPORT pcclResult_t pcclStartCollective(pcclComm_t *comm, const pcclCollectiveArgs_t *args,

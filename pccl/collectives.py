@@ -434,7 +434,7 @@ class Collectives:
         request = self._request(
             collective, source, out, count, root=root, op=op, tag=tag, counts=counts, recv_counts=recv_counts,
             weight=weight, scale=scale, algorithm=algorithm, codec=native_codec(codec, None, collective.name.lower()),
-            op_timeout=op_timeout,
+            op_timeout=op_timeout, awaited=not async_op,
         )  # fmt: skip
         return self._launched(CollectiveHandle(request, collective, result), async_op)
 
@@ -452,12 +452,14 @@ class Collectives:
         algorithm: Algorithm | str | None,
         op_timeout: float | None,
         datatype: DataType | None = None,
+        awaited: bool = False,
     ) -> AsyncReduceHandle:
         send, recv, plain = plain_tensors(send, recv, reduce_op(op), "all_reduce")
         source, out = pair(send, recv, "all_reduce", None, datatype)
         request = self._request(
             Collective.ALL_REDUCE, source, out, source.count_elems, op=plain, tag=tag, weight=weight, scale=scale,
             algorithm=algorithm, codec=codec, residual=_residual_of(residual, source), op_timeout=op_timeout,
+            awaited=awaited,
         )  # fmt: skip
         handle = AsyncReduceHandle(request, Collective.ALL_REDUCE, None)
         self._launched(handle, True)
@@ -486,6 +488,7 @@ class Collectives:
         codec: Native | None = None,
         residual: Buffer | None = None,
         op_timeout: float | None = None,
+        awaited: bool = False,
     ) -> Request:
         name = collective.name.lower()
         if not 0 <= tag < 2**64:
@@ -513,6 +516,7 @@ class Collectives:
             residual,
             milliseconds(op_timeout, "op_timeout"),
             self._group_number(),
+            awaited,
         )
 
 

@@ -231,20 +231,11 @@ class Communicator(Collectives):
         """
         deadline = time.monotonic() + (op_timeout if op_timeout is not None else self._op_timeout_s)
         while True:
-            handle = self.all_reduce_async(
-                send,
-                recv,
-                op=op,
-                tag=tag,
-                operand_descriptor=operand_descriptor,
-                quantization_options=quantization_options,
-                codec=codec,
-                residual=residual,
-                weight=weight,
-                scale=scale,
-                algorithm=algorithm,
-                op_timeout=op_timeout,
-            )
+            handle = self._start_all_reduce(
+                send, recv, op=op, tag=tag, codec=native_codec(codec, quantization_options, "all_reduce"),
+                residual=residual, weight=weight, scale=scale, algorithm=algorithm, op_timeout=op_timeout,
+                datatype=operand_descriptor.datatype if operand_descriptor is not None else None, awaited=True,
+            )  # fmt: skip
             try:
                 info: ReduceInfo = handle.result()
                 return info

@@ -54,9 +54,9 @@ class Group(Collectives):
         algorithm: Algorithm | str | None = None, op_timeout: float | None = None,
     ) -> ReduceInfo:  # fmt: skip
         """Reduce over the group. Without ``recv`` in place. The rest is as in Communicator.all_reduce."""
-        info: ReduceInfo = self.all_reduce_async(
-            send, recv, op=op, tag=tag, codec=codec, residual=residual, weight=weight, scale=scale,
-            algorithm=algorithm, op_timeout=op_timeout,
+        info: ReduceInfo = self._start_all_reduce(
+            send, recv, op=op, tag=tag, codec=native_codec(codec, None, "all_reduce"), residual=residual, weight=weight,
+            scale=scale, algorithm=algorithm, op_timeout=op_timeout, awaited=True,
         ).result()  # fmt: skip
         return info
 

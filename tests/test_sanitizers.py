@@ -23,6 +23,12 @@ def pkg_config(*arguments: str) -> str:
     return subprocess.run(["pkg-config", *arguments], check=True, capture_output=True, text=True).stdout
 
 
+def compile_with_loop(name: str, flags: list[str], driver: str, *more: str) -> Path:
+    layers = (*(layer for layer in LAYERS if layer != "sim"), *more)
+    libuv = ["-Wl,--no-as-needed", *shlex.split(pkg_config("--cflags", "--libs", "libuv"))]
+    return compile_to(name, ["-D_GNU_SOURCE=1", *flags, *libuv], DRIVERS / driver, layers=layers)
+
+
 def test_no_memory_error_no_leak_no_undefined_behaviour() -> None:
     flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     program = compile_to("schedules-address", flags, DRIVERS / "schedules.c")
@@ -65,7 +71,18 @@ def test_threads_and_sockets(name: str, flags: list[str]) -> None:
 )
 def test_a_loop_whose_machine_has_a_search_running_ends(name: str, flags: list[str]) -> None:
     """Neither a search that never ends by itself nor one that has not begun holds it up, or is left behind."""
-    layers = (*(layer for layer in LAYERS if layer != "sim"), "io")
-    libuv = ["-Wl,--no-as-needed", *shlex.split(pkg_config("--cflags", "--libs", "libuv"))]
-    program = compile_to(f"search-end-{name}", [*flags, *libuv], DRIVERS / "search_end.c", layers=layers)
+    program = compile_with_loop(f"search-end-{name}", flags, "search_end.c", "io")
     assert run(program) == "found 1\n0 unfinished, 1 finished\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("plain", []),
+        ("address", ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]),
+        ("thread", ["-fsanitize=thread"]),
+    ],
+)
+def test_callers_and_the_own_thread_take_turns_at_running_a_loop(name: str, flags: list[str]) -> None:
+    program = compile_with_loop(f"turns-{name}", flags, "turns.c", "io", "api")
+    assert run(program) == "0 wrong, 1 cut off\n"

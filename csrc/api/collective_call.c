@@ -379,7 +379,7 @@ pcclResult_t pcclStartCollective(pcclComm_t *comm, const pcclCollectiveArgs_t *a
     PC_REQUIRE("collective", request_out);
     *request_out = NULL;
     PC_TRY(check_and_start(comm, args, request_out));
-    pc_request_post(*request_out);
+    pc_request_post(*request_out, args->awaited);
     return pcclSuccess;
 }
 

@@ -50,7 +50,7 @@ bool pc_comm_run(pcclComm_t *comm, void (*function)(pcclComm_t *comm, void *argu
     (void)pthread_mutex_lock(&comm->lock);
     struct pc_loop *loop = comm->loop;
     (void)pthread_mutex_unlock(&comm->lock);
-    if (loop == NULL || !pc_loop_post(loop, &errand.command)) return false;
+    if (loop == NULL || !pc_loop_post(loop, &errand.command, false)) return false;
     (void)pthread_mutex_lock(&comm->lock);
     while (!errand.done) (void)pc_wait_until(&comm->any_done, &comm->lock, UINT64_MAX);
     (void)pthread_mutex_unlock(&comm->lock);
@@ -445,10 +445,19 @@ static void leave(pcclComm_t *comm) {
     (void)pthread_mutex_unlock(&comm->lock);
     struct pcclRequest_t *request = idle ? pc_request_create(comm, PC_CALL_LEAVE) : NULL;
     if (request == NULL) return;
-    pc_request_post(request);
+    pc_request_post(request, false);
     (void)pc_request_wait(request, GOODBYE_NS);
     pc_loop_close(comm->loop); /* completes it if the master's connection did not */
     pc_request_release(request);
+}
+
+/* Ends the loop, when no caller is in it any more. */
+static void end_loop(pcclComm_t *comm) {
+    if (comm->loop != NULL) pc_loop_close(comm->loop);
+    (void)pthread_mutex_lock(&comm->lock);
+    while (comm->runners > 0) (void)pc_wait_until(&comm->any_done, &comm->lock, UINT64_MAX);
+    (void)pthread_mutex_unlock(&comm->lock);
+    pc_loop_destroy(comm->loop);
 }
 
 /* An asynchronous operation that nobody has awaited has no owner left: its handle names the communicator, which goes. */
@@ -476,7 +485,7 @@ pcclResult_t pcclDestroyCommunicator(pcclComm_t *comm) {
     (void)pthread_mutex_unlock(&comm->lock);
     if (twice) return pc_fail("destroy_communicator", pcclInvalidUsage, "it is being destroyed already");
     if (comm->loop != NULL) leave(comm);
-    pc_loop_destroy(comm->loop);
+    end_loop(comm);
     pc_member_destroy(comm->member);
     release_unawaited(comm);
     (void)pthread_mutex_lock(&comm->lock);

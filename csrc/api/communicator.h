@@ -26,9 +26,11 @@ struct pcclComm_t {
     struct pc_settings settings;
 
     pthread_mutex_t lock; /* of the next group */
-    pthread_cond_t any_done; /* any request of one who waits for several */
+    pthread_cond_t any_done; /* any request of one who waits for several; or the last runner has gone */
     uint32_t any_waiters;
     uint32_t refs; /* the handle, and each request in use */
+    uint32_t open; /* requests that the machine has */
+    uint32_t runners; /* threads that are about to run the loop, or do */
     bool connecting, was_connected, destroying;
     struct pc_list active, idle; /* requests */
     uint32_t reduces_open; /* collectives unfinished, or asynchronous and not awaited */

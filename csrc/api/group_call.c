@@ -45,7 +45,7 @@ pcclResult_t pcclStartCreateGroup(pcclComm_t *comm, const uint64_t *ids, size_t 
     PC_REQUIRE("new_group", request_out);
     *request_out = NULL;
     PC_TRY(make_create(comm, ids, count, request_out));
-    pc_request_post(*request_out);
+    pc_request_post(*request_out, false);
     return pcclSuccess;
 }
 
@@ -136,7 +136,7 @@ pcclResult_t pcclStartEndStep(pcclComm_t *comm, uint32_t group, bool commit, pcc
     PC_REQUIRE("end_step", request_out);
     *request_out = NULL;
     PC_TRY(make_end_step(comm, group, commit, request_out));
-    pc_request_post(*request_out);
+    pc_request_post(*request_out, false);
     return pcclSuccess;
 }
 

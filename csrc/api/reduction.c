@@ -58,7 +58,7 @@ pcclResult_t pcclStartAllReduce(pcclComm_t *comm, const void *sendbuf, void *rec
     PC_REQUIRE(args.phase, request_out);
     *request_out = NULL;
     PC_TRY(start_reduce(comm, &args, request_out));
-    pc_request_post(*request_out);
+    pc_request_post(*request_out, false);
     return pcclSuccess;
 }
 
@@ -81,7 +81,7 @@ pcclResult_t pcclAllReduceAsync(const void *sendbuf, void *recvbuf, const pcclRe
     PC_REQUIRE(args.phase, handle_out);
     PC_TRY(start_reduce(pc_comm_of(comm), &args, &request));
     *handle_out = (pcclAsyncReduceOp_t){.comm = pc_comm_of(comm), .tag = descriptor->tag};
-    pc_request_post(request);
+    pc_request_post(request, false);
     return pcclSuccess;
 }
 
@@ -164,7 +164,7 @@ static void open_window(struct batch *batch) {
             return;
         }
         batch->open[i]->call.blocking = true;
-        pc_request_post(batch->open[i]);
+        pc_request_post(batch->open[i], false);
     }
 }
 

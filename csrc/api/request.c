@@ -121,25 +121,28 @@ static void map_code(struct pc_call *call) {
     }
 }
 
-static void complete(struct pcclRequest_t *request, bool renew_view) {
+/* on_loop: on the loop's thread; else the machine is not to be looked at. */
+static void complete(struct pcclRequest_t *request, bool on_loop) {
     pcclComm_t *comm = request->comm;
     drop_lists(&request->call);
     map_code(&request->call);
     (void)pthread_mutex_lock(&comm->lock);
-    if (renew_view) pc_comm_renew_view(comm);
+    if (on_loop) pc_comm_renew_view(comm);
     if (request->call.kind == PC_CALL_CONNECT) {
         comm->connecting = false;
         if (request->call.outcome.error.code == pcclSuccess) comm->was_connected = true;
     }
     request->done = true;
+    comm->open--;
     close_reduce(request);
     if (comm->any_waiters > 0) (void)pthread_cond_broadcast(&comm->any_done);
-    const bool wake = request->waiters > 0;
+    const bool wake = request->waiters > 0, rest = wake && comm->open == 0;
     request->refs--; /* the machine's; the starter's is there still */
     (void)pthread_mutex_unlock(&comm->lock);
     /* Without the lock, so that the waiter doesn't wake only to wait for it. The request may be in its second life by
      * now, whose waiter then looks once in vain. */
     if (wake) (void)pthread_cond_broadcast(&request->finished);
+    if (rest && on_loop) pc_loop_rest(comm->loop);
 }
 
 void pc_request_complete(struct pcclRequest_t *request) {
@@ -201,14 +204,15 @@ static void fail_ended(struct pcclRequest_t *request) {
     (void)pc_error_set(&request->call.outcome.error, pcclCancelled, "the communicator was destroyed");
 }
 
-void pc_request_post(struct pcclRequest_t *request) {
+void pc_request_post(struct pcclRequest_t *request, bool awaited) {
     pcclComm_t *comm = request->comm;
     (void)pthread_mutex_lock(&comm->lock);
     request->refs++; /* the machine's, until completion */
+    comm->open++;
     request->posted = true;
     (void)pthread_mutex_unlock(&comm->lock);
     request->post.run = run_post;
-    if (pc_loop_post(comm->loop, &request->post)) return;
+    if (pc_loop_post(comm->loop, &request->post, awaited)) return;
     fail_ended(request);
     complete(request, false); /* the machine is the loop's thread's, even now */
 }
@@ -224,10 +228,21 @@ void pc_request_cancel(struct pcclRequest_t *request) {
     (void)pthread_mutex_unlock(&comm->lock);
     if (!queue) return;
     request->cancel.run = run_cancel;
-    if (!pc_loop_post(comm->loop, &request->cancel)) unref(request); /* the end of the loop completes it */
+    if (!pc_loop_post(comm->loop, &request->cancel, false)) unref(request); /* the end of the loop completes it */
 }
 
 /* Waiting ------------------------------------------------------------------------------------------------------- */
+
+/* With lock held, which it gives up meanwhile. Whoever destroys the communicator leaves that to the loop's own thread. */
+static void run_loop(struct pcclRequest_t *request, uint64_t deadline_ns) {
+    pcclComm_t *comm = request->comm;
+    if (comm->destroying) return;
+    comm->runners++;
+    (void)pthread_mutex_unlock(&comm->lock);
+    pc_loop_run_until(comm->loop, &request->done, deadline_ns);
+    (void)pthread_mutex_lock(&comm->lock);
+    if (--comm->runners == 0 && comm->destroying) (void)pthread_cond_broadcast(&comm->any_done);
+}
 
 bool pc_request_wait(struct pcclRequest_t *request, uint64_t timeout_ns) {
     pcclComm_t *comm = request->comm;
@@ -236,6 +251,7 @@ bool pc_request_wait(struct pcclRequest_t *request, uint64_t timeout_ns) {
         const uint64_t deadline_ns = pc_wait_deadline(timeout_ns);
         bool in_time = true;
         request->waiters++;
+        run_loop(request, deadline_ns);
         while (!request->done && in_time) in_time = pc_wait_until(&request->finished, &comm->lock, deadline_ns);
         request->waiters--;
         if (!request->done) request->waited_ns = pc_loop_now();
@@ -266,7 +282,7 @@ void pc_request_drop(struct pcclRequest_t *request) {
 
 pcclResult_t pc_request_run(struct pcclRequest_t *request, pcclOutcome_t *outcome) {
     request->call.blocking = true;
-    pc_request_post(request);
+    pc_request_post(request, true);
     (void)pc_request_wait(request, UINT64_MAX);
     if (outcome != NULL) *outcome = request->call.outcome;
     const pcclResult_t code = pc_fail_with(pc_call_name(request->call.kind), &request->call.outcome.error);

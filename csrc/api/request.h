@@ -28,8 +28,8 @@ struct pcclRequest_t {
 struct pcclRequest_t *pc_request_create(pcclComm_t *comm, enum pc_call_kind kind);
 /* Gives back one that was never posted. */
 void pc_request_drop(struct pcclRequest_t *request);
-/* Gives it to the machine. Completes in any case. */
-void pc_request_post(struct pcclRequest_t *request);
+/* Gives it to the machine. Completes in any case. awaited: the caller waits for it next. */
+void pc_request_post(struct pcclRequest_t *request, bool awaited);
 /* Until done, or timeout_ns passed; UINT64_MAX: for ever. */
 bool pc_request_wait(struct pcclRequest_t *request, uint64_t timeout_ns);
 /* Gives back the starter's reference; cancels and waits if it isn't done. */

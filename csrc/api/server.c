@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #define PORT_PATIENCE_NS (5 * PC_NS_PER_S)
+#define LINGER_NS (PC_NS_PER_MS / 5)
 
 enum {
     PROBE_BYTES = 16 << 20,
@@ -133,6 +134,7 @@ static struct pc_loop *open_loop(pcclMasterInstance_t *master, pc_error *error) 
         .user = master,
         .sock = {.user_timeout_ms = master->settings.dead_timeout_ms},
         .dial_timeout_ns = master->settings.connect_timeout_ms * PC_NS_PER_MS,
+        .linger_ns = LINGER_NS,
     };
     memcpy(config.sock.congestion, master->settings.congestion, sizeof config.sock.congestion);
     return pc_loop_create(&config, error);

@@ -122,7 +122,7 @@ pcclResult_t pcclStartSynchronizeSharedState(pcclComm_t *comm, const pcclSharedS
     PC_REQUIRE(phase, request_out);
     *request_out = NULL;
     PC_TRY(begin(comm, shared_state, (uint32_t)strategy, request_out));
-    pc_request_post(*request_out);
+    pc_request_post(*request_out, false);
     return pcclSuccess;
 }
 

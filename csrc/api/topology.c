@@ -55,7 +55,7 @@ static pcclResult_t start_joint(pcclComm_t *comm, enum pc_call_kind kind, pcclRe
     PC_REQUIRE(pc_call_name(kind), request_out);
     *request_out = NULL;
     PC_TRY(kind == PC_CALL_CONNECT ? begin_connect(comm, &request) : begin_joint(comm, kind, &request));
-    pc_request_post(request);
+    pc_request_post(request, false);
     *request_out = request;
     return pcclSuccess;
 }

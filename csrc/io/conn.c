@@ -228,6 +228,7 @@ static void measure(struct pc_conn *conn) {
 static void on_ready(void *owner, int status, int events) {
     struct pc_conn *conn = owner;
     struct pc_loop *loop = conn->loop;
+    pc_loop_stir(loop);
     if (status == 0 && is_woken(conn)) {
         conn->transport.ops->woken(&conn->transport);
         conn->read_due = false;

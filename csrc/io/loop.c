@@ -15,12 +15,16 @@
 #include "io/listener.h"
 #include "io/wait.h"
 
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #if defined(__linux__)
 #include <sys/prctl.h>
 #endif
+
+#define AWAKE_NS (PC_NS_PER_MS / 2) /* so long a caller waits for his call without sleeping */
+#define THICK_NS (PC_NS_PER_MS * 1) /* between events that come thick and fast */
 
 uint64_t pc_loop_now(void) {
     return uv_hrtime();
@@ -147,6 +151,7 @@ static void run_commands(struct pc_loop *loop) {
     struct pc_command *command = take_commands(loop);
     while (command != NULL) {
         struct pc_command *next = command->next;
+        loop->resting = false;
         command->run(loop, command, pc_loop_now());
         pc_loop_drain(loop);
         command = next;
@@ -176,7 +181,8 @@ static void shut(struct pc_loop *loop) {
     pc_dial_cancel_all(loop);
     pc_conn_close_all(loop);
     pc_alarm_destroy(loop->alarm);
-    loop->alarm = NULL;
+    pc_alarm_destroy(loop->slice);
+    loop->alarm = loop->slice = NULL;
     close_handle((uv_handle_t *)&loop->wake, NULL);
     close_handle((uv_handle_t *)&loop->prepare, NULL);
 }
@@ -187,19 +193,94 @@ static void on_wake(uv_async_t *wake) {
     if (atomic_load(&loop->close_wanted)) shut(loop);
 }
 
-bool pc_loop_post(struct pc_loop *loop, struct pc_command *command) {
+bool pc_loop_post(struct pc_loop *loop, struct pc_command *command, bool awaited) {
     command->next = NULL;
     (void)pthread_mutex_lock(&loop->lock);
     const bool taken = !loop->has_ended;
+    const bool runs = loop->turn.owner != PC_TURN_NOBODY;
     const bool first = loop->first == NULL;
+    if (taken && !runs && !awaited) pc_turn_want(&loop->turn);
     if (taken) {
         *loop->last = command;
         loop->last = &command->next;
     }
     (void)pthread_mutex_unlock(&loop->lock);
     /* Without the lock, or the loop's thread would wake only to wait for it. */
-    if (taken && first) (void)uv_async_send(&loop->wake);
+    if (taken && first && runs) (void)uv_async_send(&loop->wake);
     return taken;
+}
+
+/* Turns --------------------------------------------------------------------------------------------------------- */
+
+/*
+ * To be woken takes tens of microseconds in a virtual machine, as long as a small collective. So whoever expects something
+ * soon looks for it without sleeping, and gives way to every other thread that can run.
+ */
+static void run_once(struct pc_loop *loop, bool awake) {
+    (void)uv_run(&loop->uv, awake ? UV_RUN_NOWAIT : UV_RUN_ONCE);
+    if (awake) (void)sched_yield();
+}
+
+void pc_loop_stir(struct pc_loop *loop) {
+    if (loop->config.linger_ns == 0) return;
+    const uint64_t now_ns = pc_loop_now();
+    loop->thick = now_ns - loop->event_ns < THICK_NS;
+    loop->event_ns = now_ns;
+}
+
+static bool lingers(const struct pc_loop *loop) {
+    return loop->thick && pc_loop_now() - loop->event_ns < loop->config.linger_ns;
+}
+
+void pc_loop_rest(struct pc_loop *loop) {
+    loop->resting = true;
+}
+
+static void rest(struct pc_loop *loop) {
+    loop->resting = false;
+    (void)pthread_mutex_lock(&loop->lock);
+    if (loop->first == NULL && !atomic_load(&loop->close_wanted)) pc_turn_rest(&loop->turn, &loop->lock);
+    (void)pthread_mutex_unlock(&loop->lock);
+    run_commands(loop);
+}
+
+static void on_slice(void *unused) {
+    (void)unused;
+}
+
+static bool take_turn(struct pc_loop *loop) {
+    (void)pthread_mutex_lock(&loop->lock);
+    const bool taken = !loop->has_ended && pc_turn_take(&loop->turn);
+    (void)pthread_mutex_unlock(&loop->lock);
+    return taken;
+}
+
+static void give_turn(struct pc_loop *loop, bool rest) {
+    (void)pthread_mutex_lock(&loop->lock);
+    if (!rest || loop->first != NULL) pc_turn_want(&loop->turn);
+    pc_turn_give(&loop->turn);
+    (void)pthread_mutex_unlock(&loop->lock);
+}
+
+void pc_loop_run_until(struct pc_loop *loop, const bool *done, uint64_t deadline_ns) {
+    int cancellable;
+    if (!take_turn(loop)) return;
+    /* A thread that ends in here would leave the loop to nobody. */
+    (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancellable);
+    loop->resting = false;
+    run_commands(loop);
+    uint64_t now_ns = pc_loop_now();
+    const uint64_t sleepy_ns = now_ns + AWAKE_NS;
+    if (!loop->closed && deadline_ns > now_ns && deadline_ns != UINT64_MAX) {
+        uv_update_time(&loop->uv);
+        /* libuv's clock has lost a fraction of a millisecond. */
+        pc_alarm_set(loop->slice, deadline_ns - now_ns + PC_NS_PER_MS);
+    }
+    for (; !*done && !loop->closed && now_ns < deadline_ns; now_ns = pc_loop_now()) run_once(loop, now_ns < sleepy_ns);
+    if (!loop->closed) pc_alarm_stop(loop->slice);
+    /* One whose time is over, but not his call, comes again. */
+    give_turn(loop, !loop->closed && (loop->resting || !*done));
+    (void)pthread_setcancelstate(cancellable, NULL);
 }
 
 /* Life ---------------------------------------------------------------------------------------------------------- */
@@ -208,6 +289,7 @@ static void free_loop(struct pc_loop *loop) {
     if (loop->uv_ready) (void)uv_loop_close(&loop->uv);
     (void)pthread_mutex_destroy(&loop->lock);
     (void)pthread_cond_destroy(&loop->changed);
+    pc_turn_fini(&loop->turn);
     free(loop);
 }
 
@@ -220,7 +302,10 @@ static void *run_thread(void *argument) {
 #if defined(__linux__)
     (void)prctl(PR_SET_NAME, loop->config.thread_name, 0, 0, 0);
 #endif
-    while (!loop->closed || loop->search != NULL) (void)uv_run(&loop->uv, UV_RUN_ONCE);
+    while (!loop->closed || loop->search != NULL) {
+        run_once(loop, lingers(loop));
+        if (loop->resting) rest(loop);
+    }
     pc_conn_reap(loop);
     if (loop->config.events->ended != NULL) loop->config.events->ended(loop->config.user);
     /* The closed handles need a turn; after it only a lookup can be left. */
@@ -251,7 +336,9 @@ struct pc_loop *pc_loop_create(const struct pc_loop_config *config, pc_error *er
     pc_list_init(&loop->dials);
     pc_list_init(&loop->listeners);
     pc_list_init(&loop->dead_conns);
-    if (pthread_mutex_init(&loop->lock, NULL) != 0 || !pc_wait_init(&loop->changed)) goto no_memory;
+    if (pthread_mutex_init(&loop->lock, NULL) != 0 || !pc_wait_init(&loop->changed) || !pc_turn_init(&loop->turn)) {
+        goto no_memory;
+    }
     const int failure = uv_loop_init(&loop->uv);
     if (failure != 0) {
         (void)pc_error_set(error, pcclSystemError, "cannot create an event loop: %s", uv_strerror(failure));
@@ -265,7 +352,8 @@ struct pc_loop *pc_loop_create(const struct pc_loop_config *config, pc_error *er
     loop->prepare.data = loop;
     (void)uv_prepare_start(&loop->prepare, before_poll);
     loop->alarm = pc_alarm_create(&loop->uv, on_deadline, loop);
-    if (loop->alarm != NULL) return loop;
+    loop->slice = pc_alarm_create(&loop->uv, on_slice, loop);
+    if (loop->alarm != NULL && loop->slice != NULL) return loop;
     (void)pc_error_set(error, pcclNoMemory, "no memory for an event loop");
     pc_loop_destroy(loop);
     return NULL;

@@ -1,15 +1,16 @@
 /*
- * K4: one thread that drives one machine. It owns the machine, its streams and all sockets; everybody else talks to it
- * through commands. After each event it carries out the machine's actions before anything else happens, so nothing
- * waits for a turn of the loop but what waits for the network or the clock.
+ * K4: what drives one machine. One thread at a time runs it (see turn.h) and owns the machine, its streams and all
+ * sockets; everybody else talks to it through commands. After each event it carries out the machine's actions before
+ * anything else happens, so nothing waits for a turn of the loop but what waits for the network or the clock.
  *
- * Life: create, listen, start; then close (asks; any thread, even a signal handler) and join; destroy. The events run
- * on the loop's thread.
+ * Life: create, listen, start; then close (asks; any thread, even a signal handler) and join; destroy. "On the loop's
+ * thread" means the one that runs it: there the events happen.
  */
 #ifndef PC_LOOP_H
 #define PC_LOOP_H
 
 #include "io/sock.h"
+#include "io/turn.h"
 #include "io/watch.h"
 #include "proto/call.h"
 #include "proto/machine.h"
@@ -52,6 +53,8 @@ struct pc_loop_config {
     struct pc_sock_options sock;
     uint64_t dial_timeout_ns; /* of one DIAL over all its addresses */
     bool shared_memory; /* dials to other members of this host try it, and listeners offer it */
+    /* How long the own thread looks for more before it sleeps, where events come thick and fast; 0: not at all. */
+    uint64_t linger_ns;
 };
 
 struct pc_loop {
@@ -66,11 +69,16 @@ struct pc_loop {
     pthread_mutex_t lock; /* of the next group */
     pthread_cond_t changed;
     struct pc_command *first, **last;
+    struct pc_turn turn;
     bool has_ended, abandoned, thread_gone;
     atomic_bool close_wanted;
 
+    bool resting; /* the own thread is to rest, or the caller that runs the loop leaves nothing to be done */
+    struct pc_alarm *slice; /* the end of a caller's turn */
     struct pc_alarm *alarm; /* the machine's deadline */
     uint64_t alarm_ns; /* when it goes off; UINT64_MAX: it is not set */
+    uint64_t event_ns; /* the last of a connection, if the own thread lingers */
+    bool thick; /* it came soon after the one before */
     struct pc_list conns, dials, listeners, dead_conns;
     struct pc_ring_job *search; /* with a thread of libuv's pool; NULL: none */
     uv_work_t search_work;
@@ -88,8 +96,18 @@ struct pc_loop *pc_loop_create(const struct pc_loop_config *config, pc_error *er
 /* Before start, or on the loop's thread. Takes over the listening socket. */
 pc_status pc_loop_listen(struct pc_loop *loop, int fd);
 pc_status pc_loop_start(struct pc_loop *loop, pc_error *error);
-/* False, and nothing happens, after the loop has ended. */
-bool pc_loop_post(struct pc_loop *loop, struct pc_command *command);
+/*
+ * False, and nothing happens, after the loop has ended. awaited: the poster calls pc_loop_run_until next, so that nobody
+ * else need be woken for it.
+ */
+bool pc_loop_post(struct pc_loop *loop, struct pc_command *command, bool awaited);
+/*
+ * Runs the loop on the calling thread until *done, which only what runs on the loop's thread sets, or deadline_ns. Returns
+ * early, maybe at once, when another thread runs it or it ends.
+ */
+void pc_loop_run_until(struct pc_loop *loop, const bool *done, uint64_t deadline_ns);
+/* On the loop's thread: somebody who waited goes on now, and nothing else is to be done until he comes again. */
+void pc_loop_rest(struct pc_loop *loop);
 void pc_loop_close(struct pc_loop *loop);
 /* Waits at most timeout_ns (UINT64_MAX: for ever) until ended; false when the time is over. */
 bool pc_loop_wait(struct pc_loop *loop, uint64_t timeout_ns);
@@ -99,7 +117,9 @@ void pc_loop_destroy(struct pc_loop *loop);
 /* On the loop's thread: where a DIAL without addresses goes. */
 void pc_loop_set_master(struct pc_loop *loop, const struct pc_address *addresses, uint32_t count);
 
-/* For the parts of the driver: carry out what the machine wants. Does nothing when called from within itself. */
+/* For the parts of the driver: a connection has something to do. */
+void pc_loop_stir(struct pc_loop *loop);
+/* Carry out what the machine wants. Does nothing when called from within itself. */
 void pc_loop_drain(struct pc_loop *loop);
 
 #endif

@@ -56,7 +56,7 @@ static unsigned run(uint64_t budget, unsigned wait_ms, unsigned wanted) {
     struct question question = {{.run = ask}, make_job(budget)};
     if (loop == NULL || question.job == NULL || pc_loop_start(loop, &error) != pcclSuccess) exit(2);
     atomic_store(&answers, 0);
-    (void)pc_loop_post(loop, &question.command);
+    (void)pc_loop_post(loop, &question.command, false);
     (void)usleep(wait_ms * 1000);
     while (atomic_load(&answers) < wanted) (void)usleep(1000);
     pc_loop_destroy(loop);

@@ -1,0 +1,153 @@
+/*
+ * Who runs a communicator's loop: callers that wait, one after the other and beside asynchronous ones, its own thread
+ * between and after them, and nobody when it is destroyed under a caller. A master and two peers in one process.
+ */
+#define _DEFAULT_SOURCE 1
+#include "pccl.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { PEERS = 2, COUNT = 64, CALLS = 400, ASYNC_CALLS = 150, FORGETFUL_CALLS = 20 };
+
+static pcclComm_t *comms[PEERS];
+static atomic_uint wrong, ended;
+
+static void require(bool condition, const char *what) {
+    if (condition) return;
+    pcclErrorRecord_t record = {0};
+    (void)pcclGetLastError(&record);
+    (void)fprintf(stderr, "%s: %s\n", what, record.message);
+    _Exit(1);
+}
+
+static void fill(float *data, int peer, int call) {
+    for (int i = 0; i < COUNT; i++) data[i] = (float)(call + i) * (peer == 0 ? 1.0f : 2.0f);
+}
+
+static void check(const float *data, int call) {
+    for (int i = 0; i < COUNT; i++) {
+        if (data[i] != 3.0f * (float)(call + i)) atomic_fetch_add(&wrong, 1);
+    }
+}
+
+static pcclCollectiveArgs_t args_of(float *data, uint64_t tag) {
+    return (pcclCollectiveArgs_t){.collective = PCCL_COLLECTIVE_ALL_REDUCE, .sendbuf = data, .recvbuf = data,
+                                  .count = COUNT, .datatype = pcclFloat, .op = pcclSum, .tag = tag};
+}
+
+/* One call after another; now and then a pause longer than the loop's thread rests. */
+static void *call(void *argument) {
+    const int peer = *(const int *)argument;
+    float data[COUNT];
+    for (int i = 0; i < CALLS; i++) {
+        const pcclCollectiveArgs_t args = args_of(data, 0);
+        fill(data, peer, i);
+        require(pcclRunCollective(comms[peer], &args, NULL) == pcclSuccess, "a call");
+        check(data, i);
+        if (i % 50 == 49) (void)usleep(3000);
+    }
+    return NULL;
+}
+
+/* Nobody waits while these begin, and then in short slices. */
+static void *start_and_wait(void *argument) {
+    const int peer = *(const int *)argument;
+    float data[COUNT];
+    for (int i = 0; i < ASYNC_CALLS; i++) {
+        const pcclCollectiveArgs_t args = args_of(data, 1);
+        pcclRequest_t *request = NULL;
+        fill(data, peer, i);
+        require(pcclStartCollective(comms[peer], &args, &request) == pcclSuccess, "an asynchronous call");
+        if (i % 3 == 0) (void)usleep(500);
+        pcclResult_t code;
+        while ((code = pcclWaitRequest(request, 1, NULL)) == pcclInProgress) continue;
+        require(code == pcclSuccess, "its end");
+        (void)pcclFreeRequest(request);
+        check(data, i);
+    }
+    return NULL;
+}
+
+/* Says that it waits next, and does not: the loop's own thread must see to it. */
+static void *promise(void *argument) {
+    const int peer = *(const int *)argument;
+    float data[COUNT];
+    for (int i = 0; i < FORGETFUL_CALLS; i++) {
+        pcclCollectiveArgs_t args = args_of(data, 2);
+        args.awaited = true;
+        pcclRequest_t *request = NULL;
+        fill(data, peer, i);
+        require(pcclStartCollective(comms[peer], &args, &request) == pcclSuccess, "a promise");
+        for (int k = 0; k < 5000 && pcclWaitRequest(request, 0, NULL) == pcclInProgress; k++) (void)usleep(1000);
+        require(pcclWaitRequest(request, 0, NULL) == pcclSuccess, "a promise that was not kept");
+        (void)pcclFreeRequest(request);
+        check(data, i);
+    }
+    return NULL;
+}
+
+/* The other peer never makes this call. */
+static void *wait_for_nothing(void *argument) {
+    const int peer = *(const int *)argument;
+    float data[COUNT] = {0};
+    const pcclCollectiveArgs_t args = args_of(data, 3);
+    require(pcclRunCollective(comms[peer], &args, NULL) == pcclCancelled, "a call that was cut off");
+    atomic_fetch_add(&ended, 1);
+    return NULL;
+}
+
+static void *join(void *argument) {
+    const int peer = *(const int *)argument;
+    int size = 0;
+    require(pcclConnect(comms[peer]) == pcclSuccess, "connect");
+    while (pcclGetAttribute(comms[peer], PCCL_ATTRIBUTE_GLOBAL_WORLD_SIZE, &size) == pcclSuccess && size < PEERS) {
+        bool pending = false;
+        require(pcclArePeersPending(comms[peer], &pending) == pcclSuccess, "are peers pending");
+        if (pending) require(pcclUpdateTopology(comms[peer]) == pcclSuccess, "update topology");
+    }
+    return NULL;
+}
+
+/* Each of the functions at each of the peers at once. */
+static void run_all(void *(*const *functions)(void *), int count) {
+    static int peers[PEERS] = {0, 1};
+    pthread_t threads[PEERS * 4];
+    for (int i = 0; i < PEERS * count; i++) {
+        if (pthread_create(&threads[i], NULL, functions[i / PEERS], &peers[i % PEERS]) != 0) _Exit(2);
+    }
+    for (int i = 0; i < PEERS * count; i++) (void)pthread_join(threads[i], NULL);
+}
+
+int main(void) {
+    pcclMasterInstance_t *master = NULL;
+    uint16_t port = 0;
+    require(pcclInit() == pcclSuccess, "init");
+    const pcclMasterOptions_t master_options = {.listen = "127.0.0.1:0"};
+    require(pcclCreateMasterWithOptions(&master_options, &master) == pcclSuccess, "master");
+    require(pcclRunMaster(master) == pcclSuccess && pcclGetMasterPort(master, &port) == pcclSuccess, "master");
+    char address[32];
+    (void)snprintf(address, sizeof address, "127.0.0.1:%u", (unsigned)port);
+    const pcclCommOptions_t options = {.master = address};
+    for (int i = 0; i < PEERS; i++) {
+        require(pcclCreateCommunicatorWithOptions(&options, &comms[i]) == pcclSuccess, "communicator");
+    }
+    run_all((void *(*const[])(void *)){join}, 1);
+    run_all((void *(*const[])(void *)){call}, 1);
+    run_all((void *(*const[])(void *)){call, start_and_wait, promise}, 3);
+
+    int first = 0;
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, wait_for_nothing, &first) != 0) return 2;
+    (void)usleep(20000);
+    require(pcclDestroyCommunicator(comms[0]) == pcclSuccess, "destroy under a caller");
+    (void)pthread_join(thread, NULL);
+    require(pcclDestroyCommunicator(comms[1]) == pcclSuccess, "destroy");
+    require(pcclInterruptMaster(master) == pcclSuccess && pcclMasterAwaitTermination(master) == pcclSuccess, "interrupt");
+    require(pcclDestroyMaster(master) == pcclSuccess, "destroy the master");
+    (void)printf("%u wrong, %u cut off\n", atomic_load(&wrong), atomic_load(&ended));
+    return 0;
+}
