@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -141,7 +142,7 @@ class DataType(IntEnum):
     def from_numpy_dtype(cls, dtype: Any) -> DataType:
         """Also knows the bfloat16 of ml_dtypes. Only native byte order."""
         dtype = np.dtype(dtype)
-        found = _FROM_NUMPY.get(dtype.name) if dtype.isnative else None
+        found = _of_numpy_dtype(dtype)
         if found is None:
             raise _unsupported(f"NumPy dtype {dtype!r}")
         return found
@@ -190,6 +191,12 @@ _TORCH_NAME = _NUMPY_NAME
 _FROM_NUMPY = {name: dtype for dtype, name in _NUMPY_NAME.items()}
 _FROM_TORCH = {f"torch.{name}": dtype for dtype, name in _TORCH_NAME.items()}
 _ITEMSIZE = {dtype: int(name.strip("abcdefghijklmnopqrstuvwxyz")) // 8 for dtype, name in _NUMPY_NAME.items()}
+
+
+@lru_cache(maxsize=64)
+def _of_numpy_dtype(dtype: np.dtype[Any]) -> DataType | None:
+    """NumPy makes a dtype's name anew each time, which takes longer than the rest of a call's preparation."""
+    return _FROM_NUMPY.get(dtype.name) if dtype.isnative else None
 
 
 def _unsupported(what: str) -> Exception:
