@@ -46,6 +46,7 @@ void pc_turn_want(struct pc_turn *turn) {
 bool pc_turn_take(struct pc_turn *turn) {
     if (turn->owner != PC_TURN_NOBODY) return false;
     turn->owner = PC_TURN_CALLER;
+    turn->wanted = false; /* the caller does what the own thread was wanted for */
     return true;
 }
 
