@@ -195,7 +195,7 @@ static void linger_over(void *owner) {
 }
 
 static void read_scrap(struct pc_conn *conn) {
-    static char scrap[SCRAP_BYTES];
+    char scrap[SCRAP_BYTES];
     const struct pc_span span = {scrap, sizeof scrap};
     for (;;) {
         const ptrdiff_t len = conn->transport.ops->read(&conn->transport, &span, 1);
