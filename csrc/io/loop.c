@@ -15,6 +15,7 @@
 #include "io/listener.h"
 #include "io/wait.h"
 
+#include <fenv.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -262,11 +263,7 @@ static void give_turn(struct pc_loop *loop, bool rest) {
     (void)pthread_mutex_unlock(&loop->lock);
 }
 
-void pc_loop_run_until(struct pc_loop *loop, const bool *done, uint64_t deadline_ns) {
-    int cancellable;
-    if (!take_turn(loop)) return;
-    /* A thread that ends in here would leave the loop to nobody. */
-    (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancellable);
+static void run_turn(struct pc_loop *loop, const bool *done, uint64_t deadline_ns) {
     loop->resting = false;
     run_commands(loop);
     uint64_t now_ns = pc_loop_now();
@@ -278,6 +275,19 @@ void pc_loop_run_until(struct pc_loop *loop, const bool *done, uint64_t deadline
     }
     for (; !*done && !loop->closed && now_ns < deadline_ns; now_ns = pc_loop_now()) run_once(loop, now_ns < sleepy_ns);
     if (!loop->closed) pc_alarm_stop(loop->slice);
+}
+
+void pc_loop_run_until(struct pc_loop *loop, const bool *done, uint64_t deadline_ns) {
+    fenv_t environment;
+    int cancellable;
+    if (!take_turn(loop)) return;
+    /* A thread that ends in here would leave the loop to nobody. */
+    (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancellable);
+    /* All members compute with the same rounding, and keep subnormal numbers, whatever their callers do. */
+    (void)fegetenv(&environment);
+    (void)fesetenv(FE_DFL_ENV);
+    run_turn(loop, done, deadline_ns);
+    (void)fesetenv(&environment);
     /* One whose time is over, but not his call, comes again. */
     give_turn(loop, !loop->closed && (loop->resting || !*done));
     (void)pthread_setcancelstate(cancellable, NULL);
@@ -302,6 +312,7 @@ static void *run_thread(void *argument) {
 #if defined(__linux__)
     (void)prctl(PR_SET_NAME, loop->config.thread_name, 0, 0, 0);
 #endif
+    (void)fesetenv(FE_DFL_ENV);
     while (!loop->closed || loop->search != NULL) {
         run_once(loop, lingers(loop));
         if (loop->resting) rest(loop);

@@ -1,10 +1,12 @@
 /*
  * Who runs a communicator's loop: callers that wait, one after the other and beside asynchronous ones, its own thread
- * between and after them, and nobody when it is destroyed under a caller. A master and two peers in one process.
+ * between and after them, and nobody when it is destroyed under a caller. What is computed depends on no caller's
+ * rounding. A master and two peers in one process.
  */
 #define _DEFAULT_SOURCE 1
 #include "pccl.h"
 
+#include <fenv.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -90,6 +92,24 @@ static void *promise(void *argument) {
     return NULL;
 }
 
+/* Adds what only the default rounding leaves as it is. */
+static void *round_otherwise(void *argument) {
+    const int peer = *(const int *)argument;
+    const int direction = peer == 0 ? FE_UPWARD : FE_DOWNWARD;
+    float data[COUNT];
+    require(fesetround(direction) == 0, "a rounding mode");
+    for (int i = 0; i < CALLS; i++) {
+        const pcclCollectiveArgs_t args = args_of(data, 4);
+        for (int k = 0; k < COUNT; k++) data[k] = peer == 0 ? 1.0f : (k % 2 == 0 ? 1e-9f : -1e-9f);
+        require(pcclRunCollective(comms[peer], &args, NULL) == pcclSuccess, "a call with another rounding");
+        for (int k = 0; k < COUNT; k++) {
+            if (data[k] != 1.0f) atomic_fetch_add(&wrong, 1);
+        }
+        if (fegetround() != direction) atomic_fetch_add(&wrong, 1);
+    }
+    return NULL;
+}
+
 /* The other peer never makes this call. */
 static void *wait_for_nothing(void *argument) {
     const int peer = *(const int *)argument;
@@ -138,6 +158,7 @@ int main(void) {
     run_all((void *(*const[])(void *)){join}, 1);
     run_all((void *(*const[])(void *)){call}, 1);
     run_all((void *(*const[])(void *)){call, start_and_wait, promise}, 3);
+    run_all((void *(*const[])(void *)){round_otherwise}, 1);
 
     int first = 0;
     pthread_t thread;
