@@ -263,6 +263,7 @@ static void give_turn(struct pc_loop *loop, bool rest) {
     (void)pthread_mutex_unlock(&loop->lock);
 }
 
+/* Looks at the network and the clock once at least: after a call that ends at once the next one may do so too. */
 static void run_turn(struct pc_loop *loop, const bool *done, uint64_t deadline_ns) {
     loop->resting = false;
     run_commands(loop);
@@ -273,7 +274,10 @@ static void run_turn(struct pc_loop *loop, const bool *done, uint64_t deadline_n
         /* libuv's clock has lost a fraction of a millisecond. */
         pc_alarm_set(loop->slice, deadline_ns - now_ns + PC_NS_PER_MS);
     }
-    for (; !*done && !loop->closed && now_ns < deadline_ns; now_ns = pc_loop_now()) run_once(loop, now_ns < sleepy_ns);
+    do {
+        run_once(loop, now_ns < sleepy_ns);
+        now_ns = pc_loop_now();
+    } while (!*done && !loop->closed && now_ns < deadline_ns);
     if (!loop->closed) pc_alarm_stop(loop->slice);
 }
 

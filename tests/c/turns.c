@@ -1,7 +1,7 @@
 /*
  * Who runs a communicator's loop: callers that wait, one after the other and beside asynchronous ones, its own thread
- * between and after them, and nobody when it is destroyed under a caller. What is computed depends on no caller's
- * rounding. A master and two peers in one process.
+ * between and after them, and nobody when it is destroyed under a caller. Callers whose calls end at once keep the peer
+ * alive, and what is computed depends on no caller's rounding. A master and two peers in one process.
  */
 #define _DEFAULT_SOURCE 1
 #include "pccl.h"
@@ -11,9 +11,10 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { PEERS = 2, COUNT = 64, CALLS = 400, ASYNC_CALLS = 150, FORGETFUL_CALLS = 20 };
+enum { PEERS = 2, COUNT = 64, CALLS = 400, ASYNC_CALLS = 150, FORGETFUL_CALLS = 20, DEAD_MS = 2000, POISONED_S = 3 };
 
 static pcclComm_t *comms[PEERS];
 static atomic_uint wrong, ended;
@@ -24,6 +25,12 @@ static void require(bool condition, const char *what) {
     (void)pcclGetLastError(&record);
     (void)fprintf(stderr, "%s: %s\n", what, record.message);
     _Exit(1);
+}
+
+static double seconds(void) {
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
 static void fill(float *data, int peer, int call) {
@@ -110,6 +117,25 @@ static void *round_otherwise(void *argument) {
     return NULL;
 }
 
+/* In a step that has failed every call ends at once. One peer makes such calls for longer than the dead timeout. */
+static void *call_in_vain(void *argument) {
+    const int peer = *(const int *)argument;
+    float data[COUNT] = {0};
+    const pcclCollectiveArgs_t args = args_of(data, 5);
+    const double end_s = seconds() + POISONED_S;
+    pcclRequest_t *request = NULL;
+    require(pcclBeginStep(comms[peer], 0) == pcclSuccess, "a step");
+    if (peer == 0) {
+        require(pcclStartCollective(comms[peer], &args, &request) == pcclSuccess, "a call that is given up");
+        (void)pcclFreeRequest(request);
+        while (seconds() < end_s) {
+            require(pcclRunCollective(comms[peer], &args, NULL) == pcclCancelled, "a call of a step that has failed");
+        }
+    }
+    require(pcclEndStep(comms[peer], 0, true) == pcclStepAborted, "the end of the step");
+    return NULL;
+}
+
 /* The other peer never makes this call. */
 static void *wait_for_nothing(void *argument) {
     const int peer = *(const int *)argument;
@@ -146,12 +172,12 @@ int main(void) {
     pcclMasterInstance_t *master = NULL;
     uint16_t port = 0;
     require(pcclInit() == pcclSuccess, "init");
-    const pcclMasterOptions_t master_options = {.listen = "127.0.0.1:0"};
+    const pcclMasterOptions_t master_options = {.listen = "127.0.0.1:0", .dead_timeout_ms = DEAD_MS};
     require(pcclCreateMasterWithOptions(&master_options, &master) == pcclSuccess, "master");
     require(pcclRunMaster(master) == pcclSuccess && pcclGetMasterPort(master, &port) == pcclSuccess, "master");
     char address[32];
     (void)snprintf(address, sizeof address, "127.0.0.1:%u", (unsigned)port);
-    const pcclCommOptions_t options = {.master = address};
+    const pcclCommOptions_t options = {.master = address, .dead_timeout_ms = DEAD_MS};
     for (int i = 0; i < PEERS; i++) {
         require(pcclCreateCommunicatorWithOptions(&options, &comms[i]) == pcclSuccess, "communicator");
     }
@@ -159,6 +185,7 @@ int main(void) {
     run_all((void *(*const[])(void *)){call}, 1);
     run_all((void *(*const[])(void *)){call, start_and_wait, promise}, 3);
     run_all((void *(*const[])(void *)){round_otherwise}, 1);
+    run_all((void *(*const[])(void *)){call_in_vain}, 1);
 
     int first = 0;
     pthread_t thread;
