@@ -25,6 +25,8 @@
 #endif
 
 #define AWAKE_NS (PC_NS_PER_MS / 2) /* so long a caller waits for his call without sleeping */
+#define KEPT_NS (PC_NS_PER_MS * 2) /* so long only a thread that computes keeps a processor that was left to it */
+#define CROWDED_NS (PC_NS_PER_MS * 100) /* so long nobody stays awake after that */
 #define THICK_NS (PC_NS_PER_MS * 1) /* between events that come thick and fast */
 
 uint64_t pc_loop_now(void) {
@@ -215,11 +217,15 @@ bool pc_loop_post(struct pc_loop *loop, struct pc_command *command, bool awaited
 
 /*
  * To be woken takes tens of microseconds in a virtual machine, as long as a small collective. So whoever expects something
- * soon looks for it without sleeping, and gives way to every other thread that can run.
+ * soon looks for it without sleeping, and gives way to every other thread that can run. One that computes keeps the
+ * processor for milliseconds then, but would give it up at once to a thread that is woken: beside such threads everybody
+ * sleeps.
  */
-static void run_once(struct pc_loop *loop, bool awake) {
-    (void)uv_run(&loop->uv, awake ? UV_RUN_NOWAIT : UV_RUN_ONCE);
-    if (awake) (void)sched_yield();
+static void give_way(struct pc_loop *loop) {
+    const uint64_t before_ns = pc_loop_now();
+    (void)sched_yield();
+    const uint64_t now_ns = pc_loop_now();
+    if (now_ns - before_ns >= KEPT_NS) loop->crowded_ns = now_ns + CROWDED_NS;
 }
 
 void pc_loop_stir(struct pc_loop *loop) {
@@ -230,7 +236,8 @@ void pc_loop_stir(struct pc_loop *loop) {
 }
 
 static bool lingers(const struct pc_loop *loop) {
-    return loop->thick && pc_loop_now() - loop->event_ns < loop->config.linger_ns;
+    const uint64_t now_ns = pc_loop_now();
+    return loop->thick && now_ns - loop->event_ns < loop->config.linger_ns && now_ns >= loop->crowded_ns;
 }
 
 void pc_loop_rest(struct pc_loop *loop) {
@@ -268,16 +275,18 @@ static void run_turn(struct pc_loop *loop, const bool *done, uint64_t deadline_n
     loop->resting = false;
     run_commands(loop);
     uint64_t now_ns = pc_loop_now();
-    const uint64_t sleepy_ns = now_ns + AWAKE_NS;
+    const uint64_t sleepy_ns = now_ns < loop->crowded_ns ? now_ns : now_ns + AWAKE_NS;
     if (!loop->closed && deadline_ns > now_ns && deadline_ns != UINT64_MAX) {
         uv_update_time(&loop->uv);
         /* libuv's clock has lost a fraction of a millisecond. */
         pc_alarm_set(loop->slice, deadline_ns - now_ns + PC_NS_PER_MS);
     }
-    do {
-        run_once(loop, now_ns < sleepy_ns);
-        now_ns = pc_loop_now();
-    } while (!*done && !loop->closed && now_ns < deadline_ns);
+    (void)uv_run(&loop->uv, UV_RUN_NOWAIT);
+    for (now_ns = pc_loop_now(); !*done && !loop->closed && now_ns < deadline_ns; now_ns = pc_loop_now()) {
+        const bool awake = now_ns < sleepy_ns;
+        if (awake) give_way(loop);
+        (void)uv_run(&loop->uv, awake ? UV_RUN_NOWAIT : UV_RUN_ONCE);
+    }
     if (!loop->closed) pc_alarm_stop(loop->slice);
 }
 
@@ -318,7 +327,9 @@ static void *run_thread(void *argument) {
 #endif
     (void)fesetenv(FE_DFL_ENV);
     while (!loop->closed || loop->search != NULL) {
-        run_once(loop, lingers(loop));
+        const bool awake = lingers(loop);
+        if (awake) give_way(loop);
+        (void)uv_run(&loop->uv, awake ? UV_RUN_NOWAIT : UV_RUN_ONCE);
         if (loop->resting) rest(loop);
     }
     pc_conn_reap(loop);
