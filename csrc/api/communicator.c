@@ -8,12 +8,12 @@
 #include "api/request.h"
 #include "base/checked.h"
 #include "base/log.h"
-#include "io/pages.h"
 #include "io/fork.h"
+#include "io/pages.h"
+#include "io/random.h"
 #include "io/wait.h"
 
 #include <arpa/inet.h>
-#include <openssl/rand.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -250,7 +250,7 @@ static const struct pc_loop_events comm_events = {
 
 static void fill_random(void *state, void *out, size_t len_bytes) {
     (void)state;
-    if (RAND_bytes(out, (int)len_bytes) == 1) return;
+    if (pc_random_fill(out, len_bytes)) return;
     /* Without randomness there is no identity and no secret: better an end than a guess. */
     abort();
 }

@@ -5,6 +5,7 @@
 #include "api/config.h"
 #include "api/failure.h"
 #include "base/log.h"
+#include "math/auth.h"
 
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -52,6 +53,7 @@ bool pc_initialized(const char *phase) {
 pcclResult_t pcclInit(void) {
     pc_error error = {0};
     if (pc_config_process(&error) != pcclSuccess) return pc_fail_with("init", &error);
+    pc_auth_prepare();
     atomic_store_explicit(&initialized, true, memory_order_release);
     return pcclSuccess;
 }

@@ -9,12 +9,12 @@
 #include "base/log.h"
 #include "io/fork.h"
 #include "io/loop.h"
+#include "io/random.h"
 #include "io/wait.h"
 #include "proto/master.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <openssl/rand.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -77,7 +77,7 @@ static const struct pc_loop_events master_events = {
 
 static void fill_random(void *state, void *out, size_t len_bytes) {
     (void)state;
-    if (RAND_bytes(out, (int)len_bytes) != 1) abort(); /* no secret without randomness */
+    if (!pc_random_fill(out, len_bytes)) abort(); /* no secret without randomness */
 }
 
 /* The port of a master that has just ended may be taken for a moment still. */

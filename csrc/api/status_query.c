@@ -8,12 +8,12 @@
 #include "base/checked.h"
 #include "ccoip.h"
 #include "io/loop.h"
+#include "io/random.h"
 #include "io/transport.h"
 #include "io/wait.h"
 #include "math/auth.h"
 
 #include <errno.h>
-#include <openssl/rand.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -176,7 +176,7 @@ static pc_status converse(struct query *query, char **json_out) {
     struct pc_msg_challenge challenge;
     struct pc_msg_status_reply reply;
     const struct pc_msg_empty ask = {0};
-    if (RAND_bytes(hello.nonce, sizeof hello.nonce) != 1) return fail(query, pcclSystemError, "no random numbers");
+    if (!pc_random_fill(hello.nonce, sizeof hello.nonce)) return fail(query, pcclSystemError, "no random numbers");
     PC_TRY(send_message(query, PC_MSG_HELLO, &hello));
     PC_TRY(expect(query, PC_MSG_CHALLENGE, &challenge));
     PC_TRY(prove(query, hello.nonce, &challenge));

@@ -21,6 +21,11 @@ struct pc_auth_part {
  */
 bool pc_auth_proof(const uint8_t *key, size_t key_len, const char *label, const struct pc_auth_part *parts,
                    size_t part_count, uint8_t proof[PC_PROOF_BYTES]);
+/*
+ * Before there are threads: the library underneath fetches what proofs need once, and never again waits for a lock that it
+ * has alone. A child that was forked while another thread held one would wait for ever.
+ */
+void pc_auth_prepare(void);
 /* Compares in constant time. */
 bool pc_auth_equal(const uint8_t a[PC_PROOF_BYTES], const uint8_t b[PC_PROOF_BYTES]);
 

@@ -1,0 +1,10 @@
+/* K4: random bytes from the system, by a call that takes no lock: a child may need them that was forked at any moment. */
+#ifndef PC_RANDOM_H
+#define PC_RANDOM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+bool pc_random_fill(void *out, size_t len_bytes);
+
+#endif
