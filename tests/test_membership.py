@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -378,3 +380,40 @@ def test_fork_after_connect(cluster):
     peers = cluster.join(2)
     assert cluster.call(peers, fork_and_use) == ["FORKED", "FORKED"]
     assert cluster.call(peers, reduce_ones) == [[2, 2.0, 2.0]] * 2
+
+
+FORKS = """
+import os, signal, sys, time
+import pccl
+
+master = pccl.MasterNode("127.0.0.1:0")
+master.run()
+address = f"127.0.0.1:{master.port}"
+children = set()
+for _ in range(12):
+    child = os.fork()
+    if child == 0:
+        pccl.Communicator(address).connect()
+        os._exit(0)
+    children.add(child)
+end = time.monotonic() + 15
+connected = 0
+while children:
+    for child in list(children):
+        if time.monotonic() > end:
+            os.kill(child, signal.SIGKILL)
+        pid, status = os.waitpid(child, os.WNOHANG)
+        connected += pid != 0 and status == 0
+        children -= {pid}
+    time.sleep(0.005)
+master.interrupt()
+print(connected)
+"""
+
+
+def test_children_forked_while_the_master_proves_itself_to_their_brothers():
+    """Each time in a new process: what the first proof needs is made when the master's thread begins to answer."""
+    for _ in range(8):
+        command = [sys.executable, "-W", "ignore", "-c", FORKS]
+        done = subprocess.run(command, timeout=60, check=False, capture_output=True, text=True)
+        assert (done.stdout, done.stderr) == ("12\n", "")
