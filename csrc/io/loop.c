@@ -275,7 +275,8 @@ static void run_turn(struct pc_loop *loop, const bool *done, uint64_t deadline_n
     loop->resting = false;
     run_commands(loop);
     uint64_t now_ns = pc_loop_now();
-    const uint64_t sleepy_ns = now_ns < loop->crowded_ns ? now_ns : now_ns + AWAKE_NS;
+    const bool sleepy = loop->outlasted || now_ns < loop->crowded_ns;
+    const uint64_t sleepy_ns = sleepy ? now_ns : now_ns + AWAKE_NS;
     if (!loop->closed && deadline_ns > now_ns && deadline_ns != UINT64_MAX) {
         uv_update_time(&loop->uv);
         /* libuv's clock has lost a fraction of a millisecond. */
@@ -288,6 +289,7 @@ static void run_turn(struct pc_loop *loop, const bool *done, uint64_t deadline_n
         (void)uv_run(&loop->uv, awake ? UV_RUN_NOWAIT : UV_RUN_ONCE);
     }
     if (!loop->closed) pc_alarm_stop(loop->slice);
+    loop->outlasted = !*done;
 }
 
 void pc_loop_run_until(struct pc_loop *loop, const bool *done, uint64_t deadline_ns) {

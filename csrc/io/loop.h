@@ -80,6 +80,7 @@ struct pc_loop {
     uint64_t event_ns; /* the last of a connection, if the own thread lingers */
     bool thick; /* it came soon after the one before */
     uint64_t crowded_ns; /* until then nobody stays awake */
+    bool outlasted; /* the last caller that ran the loop left before his call had ended */
     struct pc_list conns, dials, listeners, dead_conns;
     struct pc_ring_job *search; /* with a thread of libuv's pool; NULL: none */
     uv_work_t search_work;
