@@ -3,7 +3,7 @@
  * rests a moment: whoever waits for the next call runs the loop himself, which saves two switches of threads for each
  * call. When nobody comes, or something else is to be done, the own thread goes on.
  *
- * All of it under the loop's lock, but for pc_turn_left, which belongs to whoever has the turn.
+ * All of it under the loop's lock.
  */
 #ifndef PC_TURN_H
 #define PC_TURN_H
