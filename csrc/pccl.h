@@ -7,8 +7,10 @@
  *
  * Threads: every function may be called from any thread, also while others are in calls with the same handle; only the
  * one that frees a handle (pcclDestroyCommunicator, pcclDestroyMaster, pcclFreeRequest) must be the last to begin. One
- * communicator runs one I/O thread of its own; a caller's buffers belong to the library from the start of a call until
- * it has returned (or, for an asynchronous one, until it has been awaited), and to nobody else in between.
+ * communicator runs one I/O thread of its own, and a thread that waits in a call may do that one's work meanwhile: it
+ * needs 128 KiB of stack, and a signal handler on it should not take long. A caller's buffers belong to the library from
+ * the start of a call until it has returned (or, for an asynchronous one, until it has been awaited), and to nobody else
+ * in between.
  *
  * Fork: a child has none of the parent's handles. Its copies of the sockets are closed in fork() itself, so the parent
  * goes on undisturbed; every call with an inherited handle returns pcclForked at once, except destroying and freeing,
