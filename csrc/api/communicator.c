@@ -248,13 +248,6 @@ static const struct pc_loop_events comm_events = {
 
 /* Start --------------------------------------------------------------------------------------------------------- */
 
-static void fill_random(void *state, void *out, size_t len_bytes) {
-    (void)state;
-    if (pc_random_fill(out, len_bytes)) return;
-    /* Without randomness there is no identity and no secret: better an end than a guess. */
-    abort();
-}
-
 static struct pc_member *create_member(const pcclComm_t *comm) {
     const struct pc_settings *settings = &comm->settings;
     struct pc_member_config config = {
@@ -268,7 +261,7 @@ static struct pc_member *create_member(const pcclComm_t *comm) {
         .dead_timeout_ns = settings->dead_timeout_ms * PC_NS_PER_MS,
         .op_timeout_ns = settings->op_timeout_ms * PC_NS_PER_MS,
         .handshake_timeout_ns = settings->connect_timeout_ms * PC_NS_PER_MS,
-        .random = {.fill = fill_random},
+        .random = pc_system_random,
         .memory = pc_pages,
     };
     (void)snprintf(config.name, sizeof config.name, "peer %ld", (long)getpid());

@@ -75,11 +75,6 @@ static const struct pc_loop_events master_events = {
 
 /* Creation ------------------------------------------------------------------------------------------------------ */
 
-static void fill_random(void *state, void *out, size_t len_bytes) {
-    (void)state;
-    if (!pc_random_fill(out, len_bytes)) abort(); /* no secret without randomness */
-}
-
 /* The port of a master that has just ended may be taken for a moment still. */
 static pc_status listen_patiently(const struct pc_address *at, int *fd, struct pc_address *bound, pc_error *error) {
     const uint64_t deadline_ns = pc_wait_deadline(PORT_PATIENCE_NS);
@@ -120,9 +115,9 @@ static struct pc_master *create_machine(const struct pc_settings *settings) {
         .probe_bytes = PROBE_BYTES,
         .search_steps = SEARCH_STEPS,
         .handshake_timeout_ns = settings->connect_timeout_ms * PC_NS_PER_MS,
-        .random = {.fill = fill_random},
+        .random = pc_system_random,
     };
-    fill_random(NULL, config.run, sizeof config.run);
+    config.random.fill(NULL, config.run, sizeof config.run);
     return pc_master_create(&config, pc_loop_now());
 }
 

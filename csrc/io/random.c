@@ -10,6 +10,7 @@
 #include "base/checked.h"
 
 #include <stdint.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 enum { CALL_BYTES_MAX = 256 };
@@ -20,3 +21,10 @@ bool pc_random_fill(void *out, size_t len_bytes) {
     }
     return true;
 }
+
+static void fill(void *unused, void *out, size_t len_bytes) {
+    (void)unused;
+    if (!pc_random_fill(out, len_bytes)) abort();
+}
+
+const struct pc_random pc_system_random = {.fill = fill};

@@ -136,6 +136,12 @@ static void *call_in_vain(void *argument) {
     return NULL;
 }
 
+static uint64_t started(void) {
+    pcclStats_t stats = {0};
+    require(pcclGetStats(comms[0], &stats) == pcclSuccess, "statistics");
+    return stats.ops_started;
+}
+
 /* The other peer never makes this call. */
 static void *wait_for_nothing(void *argument) {
     const int peer = *(const int *)argument;
@@ -189,8 +195,9 @@ int main(void) {
 
     int first = 0;
     pthread_t thread;
+    const uint64_t before = started();
     if (pthread_create(&thread, NULL, wait_for_nothing, &first) != 0) return 2;
-    (void)usleep(20000);
+    while (started() == before) (void)usleep(1000); /* destroying must be the last to begin */
     require(pcclDestroyCommunicator(comms[0]) == pcclSuccess, "destroy under a caller");
     (void)pthread_join(thread, NULL);
     require(pcclDestroyCommunicator(comms[1]) == pcclSuccess, "destroy");
