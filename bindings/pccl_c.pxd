@@ -168,6 +168,7 @@ cdef extern from "pccl.h" nogil:
         uint64_t frames_dropped
         uint64_t links_lost
         uint64_t held_bytes
+        uint64_t eager_bytes
         uint64_t pool_bytes
         uint64_t last_committed_us
         uint32_t rtt_us

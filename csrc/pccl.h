@@ -487,7 +487,8 @@ typedef struct pcclStats_t {
     uint64_t tx_wire_bytes, rx_wire_bytes;
     uint64_t frames_dropped; /* of older epochs or decided operations */
     uint64_t links_lost;
-    uint64_t held_bytes; /* eager payload that waits for its call */
+    uint64_t held_bytes; /* what waits here for its call, with 256 bytes for each part of it */
+    uint64_t eager_bytes; /* the same at the other ends, of what this one has sent, as far as it knows */
     uint64_t pool_bytes; /* memory that the communicator keeps for reuse */
     uint64_t last_committed_us; /* duration of the last committed operation */
     uint32_t rtt_us; /* longest round trip of the group's links, as measured when they were made; 0: unknown */

@@ -466,3 +466,36 @@ def test_the_environment_chooses_the_algorithm():
         assert (
             everywhere(peers, tell_choice) == [["tree", "asked for: 80 bytes among 3 peers", "direct", "asked for"]] * 3
         )
+
+
+def run_ahead(peer, rank, kind, times, tags):
+    """Rank 0 does its part of many small operations of a step long before the others call."""
+    x = np.zeros(3, np.uint8)
+    wrong = 0
+    with peer.comm.step():
+        if rank > 0:
+            peer.emit("late")
+            time.sleep(0.3)
+        for i in range(times):
+            tag = i % tags
+            if kind == "send" and rank == 0:
+                peer.comm.send(np.full(3, i % 251, np.uint8), 1, tag=tag)
+            elif kind == "send" and rank == 1:
+                wrong += peer.comm.recv(x, 0, tag=tag) is None or not np.all(x == i % 251)
+            elif kind == "broadcast":
+                x[:] = i % 251 if rank == 0 else 255
+                peer.comm.broadcast(x, root=0, tag=tag)
+                wrong += not np.all(x == i % 251)
+    stats = peer.comm.stats()
+    return wrong, stats["links_lost"], stats["held_bytes"], stats["eager_bytes"] <= 2 * (256 << 10)
+
+
+@pytest.mark.parametrize("kind", ["send", "broadcast"])
+@pytest.mark.parametrize("tags", [1, 50])
+def test_a_step_can_run_far_ahead_of_others(kind, tags):
+    """More than the others may hold: who is ahead waits for them, and nobody loses a link."""
+    with Cluster() as cluster:
+        peers = cluster.join(3)
+        for rank, peer in enumerate(peers):
+            peer.start(run_ahead, rank=rank, kind=kind, times=16_000, tags=tags)
+        assert [peer.wait(60) for peer in peers] == [[0, 0, 0, True]] * 3

@@ -16,6 +16,7 @@ NAMES = {
     8: "block digest not checked",
     9: "a death breaks groups that the dead peer was not in",
     10: "votes on a step of a broken group count for some",
+    11: "eager parts without end",
 }
 SEEDS = 1500
 

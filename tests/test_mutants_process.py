@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cluster import Cluster
+from cluster import Cluster, RemoteError
 from worker import digest
 
 import pccl
@@ -256,6 +256,37 @@ def vote_of_a_broken_group(cluster):
     return [] if result != "committed" else ["a step was committed without the votes of all"]
 
 
+def send_often(peer, times):
+    x = np.zeros(1, np.uint8)
+    with peer.comm.step():
+        for _ in range(times):
+            peer.comm.send(x, 1)
+    return peer.comm.stats()["links_lost"]
+
+
+def receive_late(peer, times):
+    x = np.zeros(1, np.uint8)
+    with peer.comm.step():
+        peer.emit("late")
+        time.sleep(1)
+        for _ in range(times):
+            peer.comm.recv(x, 0)
+    return peer.comm.stats()["links_lost"]
+
+
+def far_ahead(cluster):
+    """One sends in a step more than the other may hold, long before that one calls."""
+    peers = cluster.join(2)
+    peers[1].start(receive_late, times=16_000)
+    peers[1].event("late")
+    peers[0].start(send_often, times=16_000)
+    try:
+        lost = [peer.wait(20) for peer in peers]
+    except RemoteError as error:
+        return [str(error)]
+    return [f"links lost: {lost}"] if any(lost) else []
+
+
 SCENARIOS = {
     1: one_end_complete,
     2: one_end_complete,
@@ -267,6 +298,7 @@ SCENARIOS = {
     8: damaged_block,
     9: death_outside,
     10: vote_of_a_broken_group,
+    11: far_ahead,
 }
 
 

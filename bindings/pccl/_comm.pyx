@@ -314,6 +314,7 @@ cdef class Comm(Keeper):
             "tx_payload_bytes": stats.tx_payload_bytes, "rx_payload_bytes": stats.rx_payload_bytes,
             "tx_wire_bytes": stats.tx_wire_bytes, "rx_wire_bytes": stats.rx_wire_bytes,
             "frames_dropped": stats.frames_dropped, "links_lost": stats.links_lost, "held_bytes": stats.held_bytes,
+            "eager_bytes": stats.eager_bytes,
             "pool_bytes": stats.pool_bytes, "last_committed_us": stats.last_committed_us,
             "rtt_us": stats.rtt_us, "last_algorithm": <int>stats.last_algorithm,
             "last_chosen": bool(stats.last_chosen), "last_peers": stats.last_peers, "last_bytes": stats.last_bytes,

@@ -37,6 +37,16 @@ static void set_cookies(struct pc_list *queue, uint32_t cookie) {
     }
 }
 
+/* Of owner; NULL: of all. */
+static uint64_t eager_in(const struct pc_list *queue, const void *owner) {
+    uint64_t bytes = 0;
+    for (const struct pc_list *node = queue->next; node != queue; node = node->next) {
+        const struct pc_tx *tx = PC_LIST_ENTRY(node, const struct pc_tx, node);
+        if (owner == NULL || tx->owner == owner) bytes += tx->eager_bytes;
+    }
+    return bytes;
+}
+
 void pc_link_renew(struct pc_link *link, const struct pc_peer_intro *intro, uint32_t own_stripes) {
     link->generation = intro->generation;
     link->dialer = intro->dial != 0;
@@ -45,6 +55,9 @@ void pc_link_renew(struct pc_link *link, const struct pc_peer_intro *intro, uint
     if (link->stripes > PC_STRIPES_MAX) link->stripes = PC_STRIPES_MAX;
     link->stripes_up = 0;
     link->retry_ns = 0;
+    /* What was on its way is gone, and what waits here is no more of this generation. */
+    link->eager_out_bytes = eager_in(&link->urgent, NULL) + eager_in(&link->normal, NULL);
+    link->eager_taken_bytes = 0;
     memcpy(link->token, intro->token, sizeof link->token);
     link->cookie = (uint32_t)pc_digest64(link->token, sizeof link->token) | 1;
     set_cookies(&link->urgent, link->cookie);
@@ -115,6 +128,8 @@ void pc_link_send(struct pc_link *link, struct pc_tx *tx, bool urgent, struct pc
 }
 
 pc_status pc_link_forget(struct pc_link *link, struct pc_tx_pool *pool, const void *owner) {
+    const uint64_t unsent = eager_in(&link->urgent, owner) + eager_in(&link->normal, owner);
+    link->eager_out_bytes -= pc_min_u64(unsent, link->eager_out_bytes);
     pc_tx_queue_forget(&link->urgent, pool, owner);
     pc_tx_queue_forget(&link->normal, pool, owner);
     pc_status worst = pcclSuccess;

@@ -30,8 +30,9 @@ struct pc_link {
     uint32_t address_count;
     uint64_t retry_ns; /* when to dial again; 0: not at all */
     uint64_t beat_ns; /* when a heartbeat is due */
-    uint64_t eager_out_bytes; /* sent without READY, op undecided */
-    uint64_t held_bytes; /* payload from there that waits for its call here */
+    uint64_t eager_out_bytes; /* queued or sent without READY, and not known to have left the other end's memory */
+    uint64_t eager_taken_bytes; /* of the other end's, gone from here, which it has not been told */
+    uint64_t held_bytes; /* what waits here for its call */
 };
 
 struct pc_link *pc_link_create(uint64_t peer);

@@ -560,6 +560,7 @@ void pc_member_stats(const struct pc_member *member, pcclStats_t *stats) {
     for (struct pc_list *node = member->links.next; node != &member->links; node = node->next) {
         const struct pc_link *link = PC_LIST_ENTRY(node, struct pc_link, node);
         stats->held_bytes += link->held_bytes;
+        stats->eager_bytes += link->eager_out_bytes;
         if (link->state == PC_LINK_UP && link->streams[0]->shared_memory) stats->shm_links++;
         for (uint32_t i = 0; i < link->stripes; i++) {
             if (link->streams[i] == NULL) continue;

@@ -17,16 +17,22 @@
 #include <string.h>
 
 enum {
-    HELD_COST_BYTES = 128, /* of a frame without payload */
-    /* Frames of an eager part: with READY and the request for it they cost the other end as much again as the bytes may. */
-    EAGER_FRAMES_MAX = PC_EAGER_OP_BYTES / HELD_COST_BYTES - 2
+    /* Of the eager part of an operation: with READY and the request for it, the other end holds no more than twice that. */
+    EAGER_FRAMES_BYTES = PC_EAGER_OP_BYTES - 2 * PC_EAGER_FRAME_BYTES,
+    EAGER_TELL_BYTES = PC_EAGER_LINK_BYTES / 4 /* taken, and not told */
 };
 
 /* Sending ------------------------------------------------------------------------------------------------------- */
 
+/* What a frame counts for where it waits. */
+static uint32_t frame_cost(uint32_t len_bytes) {
+    return len_bytes + PC_EAGER_FRAME_BYTES;
+}
+
 static bool fits_eager(const struct pc_lane *lane, const struct pc_link *link, uint32_t len_bytes) {
-    return lane->eager_bytes + len_bytes <= PC_EAGER_OP_BYTES && lane->eager_frames < EAGER_FRAMES_MAX &&
-           link->eager_out_bytes + len_bytes <= PC_EAGER_LINK_BYTES;
+    const uint64_t frames_bytes = lane->eager_frames * (uint64_t)PC_EAGER_FRAME_BYTES;
+    return lane->eager_bytes + len_bytes <= PC_EAGER_OP_BYTES && frames_bytes < EAGER_FRAMES_BYTES &&
+           (link->eager_out_bytes + frame_cost(len_bytes) <= PC_EAGER_LINK_BYTES || PC_MUTANT(PC_MUTANT_EAGER_WITHOUT_END));
 }
 
 static bool has_credit(const struct pc_op *op, const struct pc_lane *lane, const struct pc_tx *tx) {
@@ -62,7 +68,9 @@ static pc_status emit(void *context, const struct pc_emission *emission) {
     struct pc_lane *lane = &op->lanes[emission->to];
     struct pc_link *link = pc_member_link(member, lane->peer);
     if (link == NULL) return pcclSuccess; /* that member has been removed: the fate of this operation is on its way */
+    const bool eager = !lane->ready && pc_list_empty(&lane->waiting) && fits_eager(lane, link, emission->len_bytes);
     struct pc_msg_data message = data_message(op);
+    message.eager = eager;
     message.weight = emission->weight;
     message.elems = emission->chunk_elems;
     message.chunk = emission->chunk;
@@ -75,12 +83,13 @@ static pc_status emit(void *context, const struct pc_emission *emission) {
     tx->item = emission->staged;
     tx->credit = emission->kind == PC_DATA_PARTIAL ? emission->elems : 0;
     tx->forwarded = emission->forwarded;
-    if (has_credit(op, lane, tx)) {
-        send_now(op, lane, link, tx);
-    } else if (!lane->ready && pc_list_empty(&lane->waiting) && fits_eager(lane, link, emission->len_bytes)) {
+    if (eager) {
         lane->eager_bytes += emission->len_bytes;
         lane->eager_frames++;
-        link->eager_out_bytes += emission->len_bytes;
+        tx->eager_bytes = frame_cost(emission->len_bytes);
+        link->eager_out_bytes += tx->eager_bytes;
+    }
+    if (eager || has_credit(op, lane, tx)) {
         send_now(op, lane, link, tx);
     } else {
         pc_list_append(&lane->waiting, &tx->node);
@@ -175,7 +184,6 @@ static void open_lanes(struct pc_op *op) {
 
 static void on_ready(struct pc_op *op, uint32_t rank, uint64_t credit, struct pc_link *link) {
     struct pc_lane *lane = &op->lanes[rank];
-    if (!lane->ready) link->eager_out_bytes -= pc_min_u64(lane->eager_bytes, link->eager_out_bytes);
     lane->ready = true;
     lane->credit = pc_max_u64(lane->credit, credit);
     for (struct pc_list *node = lane->waiting.next, *next; node != &lane->waiting; node = next) {
@@ -267,12 +275,12 @@ static pc_status take_held(struct pc_op *op, struct pc_held *held, uint64_t now_
     if (held->ready || arrival.kind == PC_DATA_WANT_READY) {
         if (status == pcclSuccess && held->ready) on_ready(op, arrival.from, held->credit, held->link);
         if (status == pcclSuccess && !held->ready) grant(op, &op->lanes[arrival.from]);
-        pc_op_free_held(held);
+        pc_op_free_held(op->member, held);
         return status;
     }
     if (status == pcclSuccess) status = pc_collective_sink(&op->collective, &arrival);
     if (status == pcclSuccess && arrival.len_bytes > 0) memcpy(arrival.data, held->bytes, arrival.len_bytes);
-    pc_op_free_held(held);
+    pc_op_free_held(op->member, held);
     if (status != pcclSuccess) return judge(op, status, &arrival, from);
     arriving(op, &arrival);
     return take_arrival(op, &arrival, from, now_ns);
@@ -359,9 +367,30 @@ pc_status pc_op_start(struct pc_op *op, uint64_t now_ns) {
 
 /* Ending -------------------------------------------------------------------------------------------------------- */
 
-void pc_op_free_held(struct pc_held *held) {
+/*
+ * A part of the link's eager part is gone from here. Told in bundles: what is not told is never so much that the other end
+ * would wait for it.
+ */
+static void taken(struct pc_member *member, struct pc_link *link, uint32_t generation, uint32_t bytes) {
+    if (bytes == 0 || generation != link->generation) return;
+    link->eager_taken_bytes += bytes;
+    if (link->eager_taken_bytes < EAGER_TELL_BYTES || link->state != PC_LINK_UP) return;
+    const struct pc_msg_eager_taken message = {link->generation, (uint32_t)pc_min_u64(link->eager_taken_bytes, UINT32_MAX)};
+    struct pc_tx *tx = pc_tx_create(&member->tx_pool, link->cookie, PC_MSG_EAGER_TAKEN, &message, NULL, 0, false);
+    if (tx == NULL) return;
+    link->eager_taken_bytes -= message.bytes;
+    pc_link_send(link, tx, true, &member->machine.actions);
+}
+
+void pc_member_eager_taken(struct pc_link *link, const struct pc_msg_eager_taken *message) {
+    if (message->generation != link->generation) return;
+    link->eager_out_bytes -= pc_min_u64(message->bytes, link->eager_out_bytes);
+}
+
+void pc_op_free_held(struct pc_member *member, struct pc_held *held) {
     pc_list_remove(&held->node);
     held->link->held_bytes -= held->cost_bytes;
+    taken(member, held->link, held->generation, held->eager_bytes);
     free(held);
 }
 
@@ -375,12 +404,10 @@ void pc_op_release(struct pc_op *op) {
         const pc_error error = {.code = pcclNoMemory, .message = "no memory to end an operation in order"};
         pc_member_link_lost(member, link, &error, op->progress_ns);
     }
-    while (!pc_list_empty(&op->held)) pc_op_free_held(PC_LIST_ENTRY(op->held.next, struct pc_held, node));
+    while (!pc_list_empty(&op->held)) pc_op_free_held(member, PC_LIST_ENTRY(op->held.next, struct pc_held, node));
     for (uint32_t rank = 0; op->lanes != NULL && rank < op->collective.plan.n; rank++) {
         struct pc_lane *lane = &op->lanes[rank];
         pc_tx_queue_forget(&lane->waiting, &member->tx_pool, op);
-        struct pc_link *link = lane->ready ? NULL : pc_member_link(member, lane->peer);
-        if (link != NULL) link->eager_out_bytes -= pc_min_u64(lane->eager_bytes, link->eager_out_bytes);
     }
     pc_pool_give_buffer(&member->pool, (uint8_t *)op->lanes, op->lanes_capacity);
     op->lanes = NULL;
@@ -398,7 +425,7 @@ static void unhold(struct pc_op *op, void *context) {
     for (struct pc_list *node = op->held.next, *next; node != &op->held; node = next) {
         next = node->next;
         struct pc_held *held = PC_LIST_ENTRY(node, struct pc_held, node);
-        if (held->link == context) pc_op_free_held(held);
+        if (held->link == context) pc_op_free_held(op->member, held);
     }
 }
 
@@ -463,7 +490,7 @@ static bool may_hold(const struct pc_op *op, const struct pc_link *link, uint32_
 
 static pc_status hold(struct pc_op *op, struct pc_link *link, const struct pc_held *frame, pc_error *error,
                       struct pc_held **kept) {
-    const uint32_t len_bytes = frame->arrival.len_bytes, cost_bytes = len_bytes + HELD_COST_BYTES;
+    const uint32_t len_bytes = frame->arrival.len_bytes, cost_bytes = frame_cost(len_bytes);
     if (!may_hold(op, link, cost_bytes)) {
         return pc_error_set(error, pcclProtocolError, "peer %llu sent more than the eager part before READY",
                             (unsigned long long)link->peer);
@@ -479,10 +506,12 @@ static pc_status hold(struct pc_op *op, struct pc_link *link, const struct pc_he
     return pcclSuccess;
 }
 
-static pc_status hold_segment(struct pc_op *op, struct pc_stream *stream, const struct pc_arrival *arrival) {
+static pc_status hold_segment(struct pc_op *op, struct pc_stream *stream, const struct pc_arrival *arrival, uint32_t eager_bytes) {
+    struct pc_link *link = stream->subject;
     struct pc_held *held = NULL;
-    const struct pc_held frame = {.arrival = *arrival, .complete = arrival->len_bytes == 0};
-    PC_TRY(hold(op, stream->subject, &frame, &stream->error, &held));
+    const struct pc_held frame = {.arrival = *arrival, .complete = arrival->len_bytes == 0, .eager_bytes = eager_bytes,
+                                  .generation = link->generation};
+    PC_TRY(hold(op, link, &frame, &stream->error, &held));
     if (arrival->len_bytes > 0) stream->sink = (struct pc_sink){.data = held->bytes, .owner = op, .item = held};
     return pcclSuccess;
 }
@@ -511,10 +540,12 @@ static pc_status take_segment(struct pc_op *op, struct pc_stream *stream, struct
 
 pc_status pc_member_data(struct pc_member *member, struct pc_stream *stream, const struct pc_msg_data *data,
                          uint32_t bulk_len, uint64_t now_ns) {
-    const struct pc_link *link = stream->subject;
+    struct pc_link *link = stream->subject;
     struct pc_op *op = NULL;
     if (data->kind > PC_DATA_WANT_READY || (data->kind == PC_DATA_WANT_READY && bulk_len > 0)) return pcclProtocolError;
     PC_TRY(operation_of(member, &data->key, link->peer, &op));
+    const uint32_t eager_bytes = data->eager != 0 ? frame_cost(bulk_len) : 0;
+    if (op == NULL || op->phase != PC_OP_HELD) taken(member, link, link->generation, eager_bytes);
     if (op == NULL) {
         member->stats.frames_dropped++;
         return pcclSuccess;
@@ -523,7 +554,7 @@ pc_status pc_member_data(struct pc_member *member, struct pc_stream *stream, con
     note_shape(op, &data->shape, link->peer);
     struct pc_arrival arrival = {.chunk = data->chunk, .segment = data->segment, .kind = data->kind,
                                  .chunk_elems = data->elems, .weight = data->weight, .len_bytes = bulk_len};
-    if (op->phase == PC_OP_HELD) return hold_segment(op, stream, &arrival);
+    if (op->phase == PC_OP_HELD) return hold_segment(op, stream, &arrival, eager_bytes);
     if (!agrees(op, &data->shape, link->peer)) return pcclSuccess;
     return take_segment(op, stream, &arrival, now_ns);
 }

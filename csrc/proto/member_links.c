@@ -212,6 +212,7 @@ static pc_status on_ack(struct pc_member *member, struct pc_stream *stream, stru
 union link_message {
     struct pc_msg_data data;
     struct pc_msg_ready ready;
+    struct pc_msg_eager_taken taken;
     struct pc_msg_state_ref ref;
     struct pc_msg_probe_data probe;
     struct pc_msg_probe_ack ack;
@@ -232,6 +233,7 @@ pc_status pc_member_link_frame(struct pc_member *member, struct pc_stream *strea
     switch (frame->type) {
     case PC_MSG_DATA: return pc_member_data(member, stream, &message.data, frame->bulk_len, now_ns);
     case PC_MSG_READY: return pc_member_ready(member, link, &message.ready, now_ns);
+    case PC_MSG_EAGER_TAKEN: pc_member_eager_taken(link, &message.taken); return pcclSuccess;
     case PC_MSG_PROBE_DATA: return pc_member_probe_data(member, stream, &message.probe, frame->bulk_len);
     case PC_MSG_PROBE_ACK: pc_member_probe_ack(member, link, &message.ack, now_ns); return pcclSuccess;
     case PC_MSG_DIGESTS_WANT:

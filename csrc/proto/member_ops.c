@@ -31,16 +31,21 @@ struct pc_tag *pc_op_tag(struct pc_member_group *group, uint64_t number, uint64_
     return tag;
 }
 
+static struct pc_op *if_it_is(struct pc_list *node, uint64_t epoch, uint64_t seq) {
+    struct pc_op *op = PC_LIST_ENTRY(node, struct pc_op, node);
+    return op->key.epoch == epoch && op->key.seq == seq ? op : NULL;
+}
+
+/* Mostly it is the one that is posted here, which is the first, or one that others have begun last. */
 struct pc_op *pc_op_find(struct pc_tag *tag, uint64_t epoch, uint64_t seq) {
-    for (struct pc_list *node = tag->ops.next; node != &tag->ops; node = node->next) {
-        struct pc_op *op = PC_LIST_ENTRY(node, struct pc_op, node);
-        if (op->key.epoch == epoch && op->key.seq == seq) return op;
+    struct pc_op *op = pc_list_empty(&tag->ops) ? NULL : if_it_is(tag->ops.next, epoch, seq);
+    for (struct pc_list *node = tag->ops.prev; op == NULL && node != &tag->ops; node = node->prev) {
+        op = if_it_is(node, epoch, seq);
     }
-    return NULL;
+    return op;
 }
 
 struct pc_op *pc_op_create(struct pc_member *member, struct pc_tag *tag, const struct pc_op_key *key) {
-    if (member->op_count >= 2 * PC_OPS_MAX) return NULL;
     struct pc_list *spare = pc_list_pop(&member->spare_ops);
     struct pc_op *op = spare != NULL ? PC_LIST_ENTRY(spare, struct pc_op, node) : malloc(sizeof *op);
     if (op == NULL) return NULL;
@@ -51,7 +56,6 @@ struct pc_op *pc_op_create(struct pc_member *member, struct pc_tag *tag, const s
     op->key = *key;
     pc_list_init(&op->held);
     pc_list_append(&tag->ops, &op->node);
-    member->op_count++;
     return op;
 }
 
@@ -84,7 +88,6 @@ static void free_op(struct pc_op *op) {
     struct pc_member *member = op->member;
     pc_collective_fini(&op->collective);
     pc_list_remove(&op->node);
-    member->op_count--;
     pc_list_append(&member->spare_ops, &op->node);
 }
 
@@ -212,12 +215,9 @@ static pc_status refuse_post(struct pc_member *member, struct pc_member_group *g
     }
     const struct pc_tag *tag = pc_op_tag(group, call->tag, channel_of(group, call), false);
     if (tag == NULL) return pcclSuccess;
-    for (const struct pc_list *node = tag->ops.next; node != &tag->ops; node = node->next) {
-        if (PC_LIST_ENTRY(node, const struct pc_op, node)->phase == PC_OP_HELD) continue;
-        *why = "an operation with this tag is in flight already";
-        return pcclInvalidUsage;
-    }
-    return pcclSuccess;
+    const bool posted = !pc_list_empty(&tag->ops) && PC_LIST_ENTRY(tag->ops.next, const struct pc_op, node)->phase != PC_OP_HELD;
+    if (posted) *why = "an operation with this tag is in flight already";
+    return posted ? pcclInvalidUsage : pcclSuccess;
 }
 
 /* The verdict came before the post: the post gets it, and the operation is behind this peer. */
@@ -254,7 +254,10 @@ static struct pc_op *new_op(struct pc_member *member, struct pc_member_group *gr
                                   .subset = group->subset};
     struct pc_op *op = pc_op_find(tag, key.epoch, key.seq);
     if (op == NULL) op = pc_op_create(member, tag, &key);
-    if (op != NULL) tag->next_seq++;
+    if (op == NULL) return NULL;
+    pc_list_remove(&op->node);
+    pc_list_append(tag->ops.next, &op->node);
+    tag->next_seq++;
     return op;
 }
 

@@ -32,10 +32,11 @@ enum pc_member_role { PC_ROLE_CONTROL = 1, PC_ROLE_INBOUND, PC_ROLE_STRIPE };
 
 enum {
     PC_INBOUND_MAX = 64, /* unproved connections; beyond, the oldest goes */
-    PC_OPS_MAX = 4096, /* posted here, or held for others, at a time */
+    PC_OPS_MAX = 4096, /* posted here at a time */
     PC_TAGS_MAX = 1 << 20, /* distinct tags within an epoch */
     PC_TAG_BUCKETS = 64,
-    PC_HELD_LINK_BYTES = 8 * PC_EAGER_LINK_BYTES,
+    /* The eager part, and for all that the other end may have posted a READY and the request for one. */
+    PC_HELD_LINK_BYTES = PC_EAGER_LINK_BYTES + 2 * PC_OPS_MAX * PC_EAGER_FRAME_BYTES,
     PC_SYNC_WINDOW = 4 /* blocks asked for and not arrived */
 };
 
@@ -141,7 +142,7 @@ struct pc_member {
     struct pc_list queued; /* operations that wait until nothing is frozen */
     struct pc_list parked; /* receives from whoever sends first */
     uint64_t next_serial;
-    uint32_t op_count, posted_count;
+    uint32_t posted_count;
     uint64_t ops_due_ns; /* no time limit of an operation passes before */
     struct pc_list spare_ops;
     struct pc_done *done; /* to be sent at the end of this event */
@@ -238,6 +239,8 @@ pc_status pc_member_data(struct pc_member *member, struct pc_stream *stream, con
 pc_status pc_member_data_arrived(struct pc_stream *stream, uint64_t now_ns);
 pc_status pc_member_ready(struct pc_member *member, struct pc_link *link, const struct pc_msg_ready *ready,
                           uint64_t now_ns);
+/* The other end has less of the eager part in its memory. */
+void pc_member_eager_taken(struct pc_link *link, const struct pc_msg_eager_taken *message);
 void pc_member_data_sent(struct pc_member *member, struct pc_tx *tx, uint64_t now_ns);
 /* link goes: what came over it for calls that were not made yet goes with it. */
 void pc_member_ops_unhold(struct pc_member *member, const struct pc_link *link);

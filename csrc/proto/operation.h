@@ -26,7 +26,8 @@ struct pc_tag {
     struct pc_member_group *group;
     uint64_t number, channel;
     uint64_t next_seq;
-    struct pc_list ops, tombstones;
+    struct pc_list ops; /* the posted one, of which there is one at most, is the first */
+    struct pc_list tombstones;
 };
 
 /* What one operation exchanges with one other member. */
@@ -51,6 +52,8 @@ struct pc_held {
     uint32_t cost_bytes;
     bool complete;
     bool ready; /* a READY, else a segment */
+    uint32_t eager_bytes; /* of the eager part of the link's generation; 0: it is not of that */
+    uint32_t generation;
     uint64_t credit; /* of a READY */
     struct pc_arrival arrival; /* from is not known yet */
     uint8_t bytes[];
@@ -103,7 +106,7 @@ bool pc_op_find_source(struct pc_member_group *group, struct pc_call *call);
 pc_status pc_op_start(struct pc_op *op, uint64_t now_ns);
 /* From here on nobody touches the caller's buffers, and no frame of the operation is left anywhere. */
 void pc_op_release(struct pc_op *op);
-void pc_op_free_held(struct pc_held *held);
+void pc_op_free_held(struct pc_member *member, struct pc_held *held);
 uint64_t pc_op_bytes_total(const struct pc_op *op);
 
 #endif

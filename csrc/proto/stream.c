@@ -41,6 +41,7 @@ void pc_tx_recycle(struct pc_tx_pool *pool, struct pc_tx *tx) {
     free(tx->copy);
     tx->copy = NULL;
     tx->owner = NULL;
+    tx->eager_bytes = 0;
     /* A rare large message (a shared-state offer, an epoch of many members) does not stay in the pool. */
     if (tx->head.capacity > PC_META_MAX_LINK) pc_writer_fini(&tx->head);
     pc_list_append(&pool->idle, &tx->node);

@@ -30,6 +30,7 @@ struct pc_tx {
     void *owner; /* told when the frame has left, unless NULL */
     void *item; /* the owner's */
     uint32_t credit; /* the owner's: what it counts against the receiver's credit */
+    uint32_t eager_bytes; /* the link's: what it counts for in the eager part; 0: it is not of that */
     bool forwarded; /* the owner's */
 };
 

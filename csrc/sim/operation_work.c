@@ -106,6 +106,12 @@ static void log_done(const struct operation *op) {
                  (unsigned long long)op->recv_elems, shape);
 }
 
+static void call_it(struct pc_workload *workload, struct program *program, struct operation *op) {
+    describe(program, op);
+    pc_workload_attempt(workload, op->step, op->tag, op->attempt)->posted |= 1ull << (op->slot - 1);
+    pc_workload_post(workload, program, &op->call);
+}
+
 void pc_operation_post(struct pc_workload *workload, struct program *program, struct operation *op,
                        const struct member_list *members) {
     op->members = *members;
@@ -115,9 +121,18 @@ void pc_operation_post(struct pc_workload *workload, struct program *program, st
     op->idle |= given_up;
     op->done = op->idle;
     if (op->idle) return;
-    describe(program, op);
-    pc_workload_attempt(workload, op->step, op->tag, op->attempt)->posted |= 1ull << (op->slot - 1);
-    pc_workload_post(workload, program, &op->call);
+    op->rests = op->times > 1 && op->round == 0 && op->target == op->members.rank;
+    if (op->rests) {
+        pc_workload_rest(workload, program);
+    } else {
+        call_it(workload, program, op);
+    }
+}
+
+void pc_operation_rested(struct pc_workload *workload, struct program *program, struct operation *op) {
+    if (!op->rests) return;
+    op->rests = false;
+    call_it(workload, program, op);
 }
 
 /* Ending -------------------------------------------------------------------------------------------------------- */
@@ -239,7 +254,7 @@ static enum operation_end ended_in_step(struct pc_workload *workload, struct ope
     if (pc_workload_expelled(error->code)) return OPERATION_OUT;
     if (error->code == pcclSuccess) {
         succeeded(workload, op);
-        return receives_from_any(op) ? OPERATION_AGAIN : OPERATION_DONE;
+        return receives_from_any(op) || ++op->round < op->times ? OPERATION_AGAIN : OPERATION_DONE;
     }
     /* The first failure in a step is that of all its operations, whatever they are. */
     const bool known = error->code == pcclTooFewPeers || error->code == pcclRankConnectionLost ||
@@ -271,6 +286,7 @@ bool pc_operation_voted(struct pc_workload *workload, struct operation *op, bool
     if (!commit) {
         workload->aborted++;
         op->got = 0;
+        op->round = 0;
         return lost_attempt(workload, op);
     }
     if (op->idle || op->call.outcome.error.code != pcclSuccess) return true;

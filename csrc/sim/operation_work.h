@@ -40,6 +40,8 @@ struct operation {
     uint32_t group; /* 0: the whole */
     uint32_t slot; /* this peer's */
     bool in_step, idle, done; /* idle: this peer has no part in it */
+    uint32_t times, round; /* how often a send of a step is posted, one after the other, and how often it was */
+    bool rests; /* who receives it calls later */
     uint32_t attempt;
     uint32_t again; /* posts that ended so that it goes on, but not as another attempt of all */
     struct member_list members; /* when it was posted; once it has succeeded: those that took part */
@@ -90,6 +92,8 @@ void pc_operation_post(struct pc_workload *workload, struct program *program, st
                        const struct member_list *members);
 /* Its call has ended. AGAIN: it must be posted again; BROKEN: its group is; OUT: this program is. */
 enum operation_end pc_operation_ended(struct pc_workload *workload, struct program *program, struct operation *op);
+/* It has rested, and calls now. */
+void pc_operation_rested(struct pc_workload *workload, struct program *program, struct operation *op);
 /* The step that it is part of has been voted on. False: it was aborted too often. */
 bool pc_operation_voted(struct pc_workload *workload, struct operation *op, bool commit);
 

@@ -402,6 +402,7 @@ static void alarm(void *context, uint32_t what, uint32_t which) {
         break;
     case ALARM_RESTED:
         if (program->state != WAIT_OPERATIONS || !program->process->alive) return;
+        pc_group_rested(workload, program);
         pc_workload_go_on(workload, program);
         pc_world_settle(program->process);
         break;

@@ -99,6 +99,8 @@ uint64_t pc_program_group_epoch(const struct program *program);
 /* What the program does in this step in its subsets, and in the whole group. */
 void pc_group_start(struct pc_workload *workload, struct program *program);
 void pc_group_ended(struct pc_workload *workload, struct program *program, struct operation *op);
+/* Operations that were to be posted later are posted now. */
+void pc_group_rested(struct pc_workload *workload, struct program *program);
 bool pc_group_all_done(const struct program *program);
 void pc_group_vote(struct pc_workload *workload, struct program *program);
 void pc_group_voted(struct pc_workload *workload, struct program *program);

@@ -375,6 +375,7 @@ static const struct pc_field msg_data_fields[] = {
     FIELD(pc_msg_data, chunk, PC_FIELD_U32),
     FIELD(pc_msg_data, segment, PC_FIELD_U32),
     FIELD(pc_msg_data, kind, PC_FIELD_U8),
+    FIELD(pc_msg_data, eager, PC_FIELD_U8),
 };
 SCHEMA(msg_data)
 
@@ -386,6 +387,12 @@ static const struct pc_field msg_ready_fields[] = {
     FIELD(pc_msg_ready, credit, PC_FIELD_U64),
 };
 SCHEMA(msg_ready)
+
+static const struct pc_field msg_eager_taken_fields[] = {
+    FIELD(pc_msg_eager_taken, generation, PC_FIELD_U32),
+    FIELD(pc_msg_eager_taken, bytes, PC_FIELD_U32),
+};
+SCHEMA(msg_eager_taken)
 
 static const struct pc_field msg_probe_fields[] = {
     FIELD(pc_msg_probe, serial, PC_FIELD_U64),
@@ -462,6 +469,7 @@ const struct pc_message_info pc_messages[] = {
     {PC_MSG_PROBE, false, &msg_probe_schema},
     {PC_MSG_PROBE_DATA, true, &msg_probe_data_schema},
     {PC_MSG_PROBE_ACK, false, &msg_probe_ack_schema},
+    {PC_MSG_EAGER_TAKEN, false, &msg_eager_taken_schema},
     {0, false, NULL},
 };
 

@@ -17,7 +17,8 @@ enum pc_limits {
     PC_ADDRESSES_MAX = 16,
     PC_STRIPES_MAX = 64,
     PC_EAGER_OP_BYTES = 64 << 10, /* payload a peer may send of one op before READY */
-    PC_EAGER_LINK_BYTES = 1 << 20 /* and over all ops of a link */
+    PC_EAGER_LINK_BYTES = 1 << 20, /* and over all ops of a link, until the receiver has told that they have left it */
+    PC_EAGER_FRAME_BYTES = 256 /* what each frame counts for beside its payload: it takes memory where it waits */
 };
 
 enum pc_message_type {
@@ -63,7 +64,8 @@ enum pc_message_type {
     PC_MSG_BLOCK_WANT = 70,
     PC_MSG_BLOCK = 71, /* bulk: the block */
     PC_MSG_PROBE_DATA = 72, /* bulk: what nobody reads */
-    PC_MSG_PROBE_ACK = 73
+    PC_MSG_PROBE_ACK = 73,
+    PC_MSG_EAGER_TAKEN = 74
 };
 
 /* Shared parts ------------------------------------------------------------------------------------------------- */
@@ -378,12 +380,18 @@ struct pc_msg_data {
     uint64_t elems;
     uint32_t chunk, segment;
     uint8_t kind; /* enum pc_data_kind */
+    uint8_t eager; /* 1: of the eager part, sent without READY */
 };
 /* The sender has posted the operation: the receiver may send it final values, and partial ones up to credit elements. */
 struct pc_msg_ready {
     struct pc_op_key key;
     struct pc_op_shape shape;
     uint64_t step, weight, credit;
+};
+/* So much more of the eager part, payload and PC_EAGER_FRAME_BYTES for each frame, waits at the receiver no more. */
+struct pc_msg_eager_taken {
+    uint32_t generation; /* of the link that it came over */
+    uint32_t bytes;
 };
 /* A part of a burst of so many bytes. */
 struct pc_msg_probe_data {
