@@ -421,7 +421,7 @@ typedef struct pcclCollectiveArgs_t {
      * makes impossible, is replaced by one that works. All members must ask for the same.
      */
     pcclAlgorithm_t algorithm;
-    pcclCodecOptions_t codec; /* all_reduce, reduce, reduce_scatter */
+    pcclCodecOptions_t codec; /* of floating-point types; all but a barrier */
     uint32_t timeout_ms; /* 0: the communicator's */
     uint32_t group; /* 0: the peer group; else one that pcclCreateGroup has made: ranks are those in it */
     bool awaited; /* pcclStartCollective: this thread calls pcclWaitRequest next, and may do the work itself there */

@@ -1,4 +1,4 @@
-"""How the payloads of reductions travel: in fewer bits than their type has. See ``Codec``."""
+"""How payloads travel: in fewer bits than their type has. See ``Codec``."""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 Tensors are what all_reduce takes: NumPy arrays, torch tensors on the CPU, DLPack objects, buffers; here of bool and
 complex types too. A *block* is what belongs to one rank; buffers of blocks hold them by rank, packed. With
 ``async_op=True`` a call returns a ``CollectiveHandle`` at once; operations in flight are told apart by their tags.
+``codec``, the same at all: how floating-point values travel (see ``Codec``). What is only moved is encoded once, by the
+member that has it; wherever that member receives it too, in place or not, it takes over what the others decode.
 """
 
 from __future__ import annotations
@@ -204,19 +206,19 @@ class Collectives:
 
     def broadcast(
         self, tensor: Any, *, root: int = 0, tag: int = 0, algorithm: Algorithm | str | None = None,
-        op_timeout: float | None = None, async_op: bool = False,
+        codec: Codec | str | None = None, op_timeout: float | None = None, async_op: bool = False,
     ) -> Any:  # fmt: skip
         """``tensor`` of ``root``, to ``tensor`` of all. Returns it."""
         _, out, _ = plain_operands(None, tensor, None, "broadcast")
         assert out is not None
         return self._start(
             Collective.BROADCAST, None, out, out.count_elems, result=tensor, root=root, tag=tag, algorithm=algorithm,
-            op_timeout=op_timeout, async_op=async_op,
+            codec=codec, op_timeout=op_timeout, async_op=async_op,
         )  # fmt: skip
 
     def scatter(
         self, send: Any, recv: Any, *, root: int = 0, tag: int = 0, counts: Sequence[int] | None = None,
-        op_timeout: float | None = None, async_op: bool = False,
+        codec: Codec | str | None = None, op_timeout: float | None = None, async_op: bool = False,
     ) -> Any:  # fmt: skip
         """The blocks of ``send`` at ``root``, one to ``recv`` of each. Elsewhere ``send`` is None. ``counts``, at root:
         elements of each block, where they differ."""
@@ -226,7 +228,7 @@ class Collectives:
             self._check_blocks("scatter", "send", source, out.count_elems, counts)
         return self._start(
             Collective.SCATTER, source, out, out.count_elems, result=recv, root=root, tag=tag, counts=counts,
-            op_timeout=op_timeout, async_op=async_op,
+            codec=codec, op_timeout=op_timeout, async_op=async_op,
         )  # fmt: skip
 
     # --------------------------------------------------------------------------------------------------- all to one --
@@ -249,7 +251,7 @@ class Collectives:
 
     def gather(
         self, send: Any, recv: Any = None, *, root: int = 0, tag: int = 0, counts: Sequence[int] | None = None,
-        op_timeout: float | None = None, async_op: bool = False,
+        codec: Codec | str | None = None, op_timeout: float | None = None, async_op: bool = False,
     ) -> Any:  # fmt: skip
         """``send`` of each, to the blocks of ``recv`` at ``root``, which is made there if it is None: of shape
         (world size, *send.shape). ``counts``, at root: elements of each block, where they differ. Returns recv at root,
@@ -264,14 +266,15 @@ class Collectives:
             self._check_blocks("gather", "recv", out, source.count_elems, counts)
         return self._start(
             Collective.GATHER, source, out, source.count_elems, result=recv, root=root, tag=tag,
-            counts=counts if out is not None else None, op_timeout=op_timeout, async_op=async_op,
+            counts=counts if out is not None else None, codec=codec, op_timeout=op_timeout, async_op=async_op,
         )  # fmt: skip
 
     # --------------------------------------------------------------------------------------------------- all to all --
 
     def all_gather(
         self, send: Any, recv: Any = None, *, tag: int = 0, counts: Sequence[int] | None = None,
-        algorithm: Algorithm | str | None = None, op_timeout: float | None = None, async_op: bool = False,
+        algorithm: Algorithm | str | None = None, codec: Codec | str | None = None, op_timeout: float | None = None,
+        async_op: bool = False,
     ) -> Any:  # fmt: skip
         """``send`` of each, to the blocks of ``recv`` of all, which is made if it is None: of shape
         (world size, *send.shape). ``counts``, the same at all: elements of each block, where they differ. Returns
@@ -284,7 +287,7 @@ class Collectives:
         self._check_blocks("all_gather", "recv", out, source.count_elems, counts)
         return self._start(
             Collective.ALL_GATHER, source, out, source.count_elems, result=recv, tag=tag, counts=counts,
-            algorithm=algorithm, op_timeout=op_timeout, async_op=async_op,
+            algorithm=algorithm, codec=codec, op_timeout=op_timeout, async_op=async_op,
         )  # fmt: skip
 
     def reduce_scatter(
@@ -306,7 +309,8 @@ class Collectives:
 
     def all_to_all(
         self, send: Any, recv: Any = None, *, tag: int = 0, counts: Sequence[int] | None = None,
-        recv_counts: Sequence[int] | None = None, op_timeout: float | None = None, async_op: bool = False,
+        recv_counts: Sequence[int] | None = None, codec: Codec | str | None = None, op_timeout: float | None = None,
+        async_op: bool = False,
     ) -> Any:  # fmt: skip
         """Block i of ``send`` to rank i, whose blocks of ``recv`` come from all ranks. ``counts`` and ``recv_counts``:
         elements that go to each rank and that come from each, where they differ. Returns recv."""
@@ -323,7 +327,7 @@ class Collectives:
         self._check_blocks("all_to_all", "recv", out, block, recv_counts)
         return self._start(
             Collective.ALL_TO_ALL, source, out, block, result=recv, tag=tag, counts=counts, recv_counts=recv_counts,
-            op_timeout=op_timeout, async_op=async_op,
+            codec=codec, op_timeout=op_timeout, async_op=async_op,
         )  # fmt: skip
 
     def barrier(self, *, tag: int = 0, op_timeout: float | None = None, async_op: bool = False) -> Any:
@@ -355,29 +359,30 @@ class Collectives:
     # --------------------------------------------------------------------------------------------------- one to one --
 
     def send(
-        self, tensor: Any, to: int, *, tag: int = 0, op_timeout: float | None = None, async_op: bool = False
-    ) -> Any:
+        self, tensor: Any, to: int, *, tag: int = 0, codec: Codec | str | None = None, op_timeout: float | None = None,
+        async_op: bool = False,
+    ) -> Any:  # fmt: skip
         """``tensor`` to rank ``to``, which receives it with the same tag. No other member takes part."""
         source, _, _ = plain_operands(tensor, None, None, "send")
         assert source is not None
         return self._start(
-            Collective.SEND, source, None, source.count_elems, result=None, root=to, tag=tag, op_timeout=op_timeout,
-            async_op=async_op,
+            Collective.SEND, source, None, source.count_elems, result=None, root=to, tag=tag, codec=codec,
+            op_timeout=op_timeout, async_op=async_op,
         )  # fmt: skip
 
     @overload
     def recv(
-        self, tensor: Any, source: int | None = None, *, tag: int = 0, op_timeout: float | None = None,
-        async_op: Literal[False] = False,
+        self, tensor: Any, source: int | None = None, *, tag: int = 0, codec: Codec | str | None = None,
+        op_timeout: float | None = None, async_op: Literal[False] = False,
     ) -> int: ...  # fmt: skip
     @overload
     def recv(
-        self, tensor: Any, source: int | None = None, *, tag: int = 0, op_timeout: float | None = None,
-        async_op: Literal[True],
+        self, tensor: Any, source: int | None = None, *, tag: int = 0, codec: Codec | str | None = None,
+        op_timeout: float | None = None, async_op: Literal[True],
     ) -> CollectiveHandle: ...  # fmt: skip
     def recv(
-        self, tensor: Any, source: int | None = None, *, tag: int = 0, op_timeout: float | None = None,
-        async_op: bool = False,
+        self, tensor: Any, source: int | None = None, *, tag: int = 0, codec: Codec | str | None = None,
+        op_timeout: float | None = None, async_op: bool = False,
     ) -> Any:  # fmt: skip
         """Into ``tensor`` what rank ``source`` sends with this tag, or whoever sends first (None). Returns the sender's
         rank."""
@@ -385,8 +390,8 @@ class Collectives:
         assert out is not None
         root = _RANK_ANY if source is None else source
         return self._start(
-            Collective.RECV, None, out, out.count_elems, result=None, root=root, tag=tag, op_timeout=op_timeout,
-            async_op=async_op,
+            Collective.RECV, None, out, out.count_elems, result=None, root=root, tag=tag, codec=codec,
+            op_timeout=op_timeout, async_op=async_op,
         )  # fmt: skip
 
     # ---------------------------------------------------------------------------------------------------- internals --

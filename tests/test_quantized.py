@@ -1,5 +1,6 @@
 """Quantized payloads between real processes: bits equal at all, errors as known, feedback, mismatches, faults."""
 
+import contextlib
 import time
 
 import numpy as np
@@ -67,6 +68,81 @@ def test_all_peers_hold_the_same_bits(peers, codec, dtype):
     assert errors["direct"] == errors["chosen"]
     assert ONE[codec] < errors["direct"] < ONE[codec] * 1.45
     assert errors["ring"] < ONE[codec] * np.sqrt(hops) * 1.1
+
+
+def move_coded(peer, rank, size, codec, dtype, in_step):
+    """Everything that is only moved: out of place, in place, in blocks of different sizes. What each member holds."""
+    comm, held, own = peer.comm, {}, {}
+
+    def values(of, count):
+        return np.random.default_rng(1000 * count + of).standard_normal(count).astype(dtype)
+
+    with comm.step() if in_step else contextlib.nullcontext():
+        for count in (1, 300, 40_003):
+            for algorithm in ("ring", "tree", "direct", None):
+                data = values(1, count) if rank == 1 else np.zeros(count, dtype)
+                held[f"broadcast {count} {algorithm}"] = comm.broadcast(data, root=1, codec=codec, algorithm=algorithm)
+            for algorithm in ("ring", "direct", None):
+                out = comm.all_gather(values(rank, count), codec=codec, algorithm=algorithm)
+                held[f"all_gather {count} {algorithm}"] = out
+                blocks = np.zeros((size, count), dtype)
+                blocks[rank] = values(rank, count)
+                comm.all_gather(blocks[rank], blocks, codec=codec, algorithm=algorithm)
+                held[f"all_gather in place {count} {algorithm}"] = blocks
+            counts = [count + 7 * of for of in range(size)]
+            whole = comm.all_gather(values(rank, counts[rank]), counts=counts, codec=codec)
+            held[f"all_gather of blocks {count}"] = whole
+            parts = np.split(whole, np.cumsum(counts)[:-1])
+            # What goes from one to another arrives as what that one would have told all.
+            out = np.zeros(counts[rank], dtype)
+            gathered = comm.gather(values(rank, counts[rank]), whole.copy(), root=0, counts=counts, codec=codec)
+            if rank == 0:
+                own[f"gather {count}"] = [gathered[counts[0] :], np.concatenate(parts[1:])]
+            if rank == 1:
+                comm.send(values(1, counts[1]), 0, codec=codec)
+            elif rank == 0:
+                from_1 = np.zeros(counts[1], dtype)
+                comm.recv(from_1, 1, codec=codec)
+                own[f"send {count}"] = [from_1, parts[1]]
+            spread = values(1, count * size) if rank == 1 else None
+            comm.scatter(spread, out := np.zeros(count, dtype), root=1, codec=codec)
+            own[f"scatter {count}"] = [out, values(1, count * size).reshape(size, -1)[rank]]
+            crossed = comm.all_to_all(values(rank, count * size), codec=codec).reshape(size, -1)
+            sent = np.stack([values(of, count * size).reshape(size, -1)[rank] for of in range(size)])
+            own[f"all_to_all {count}"] = [crossed, sent]
+    own["all_gather"] = [
+        held["all_gather 40003 None"].ravel(),
+        np.concatenate([values(of, 40_003) for of in range(size)]),
+    ]
+    errors = {}
+    for name, pair in own.items():
+        found, exact = (part.astype("f8") for part in pair)
+        errors[name] = float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
+    return [{name: digest(value) for name, value in held.items()}, errors]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("codec", CODECS)
+def test_what_is_moved_is_the_same_at_all(peers, codec, dtype):
+    found = everywhere(peers, move_coded, codec=codec, dtype=dtype, in_step=codec == "int8")
+    first = found[0][0]
+    assert all(held == first for held, _ in found)
+    for count in (1, 300, 40_003):
+        for kind in ("broadcast", "all_gather", "all_gather in place"):
+            assert len({bits for name, bits in first.items() if name.rsplit(" ", 1)[0] == f"{kind} {count}"}) == 1
+        assert first[f"all_gather {count} None"] == first[f"all_gather in place {count} None"]
+    expected = 0.94 if codec == "top_k" else ONE[codec]
+    if dtype == "float16":  # the result is rounded to it, and fits already where codes are no finer
+        expected = {"fp16": 0, "bf16": expected}.get(codec, np.hypot(expected, 0.00021))
+    for rank, (_, errors) in enumerate(found):
+        assert errors["all_gather"] == pytest.approx(expected, rel=0.05)
+        for name, error in errors.items():
+            if name.startswith(("gather", "send")):
+                assert error == 0, name
+            if name == "scatter 40003":
+                assert error == pytest.approx(expected if rank != 1 else 0, rel=0.1)
+            if name == "all_to_all 40003":  # the own block stays as it is
+                assert error == pytest.approx(expected * np.sqrt(1 - 1 / len(peers)), rel=0.1)
 
 
 def reduce_to_some(peer, rank, size):
@@ -376,7 +452,10 @@ def misuse(peer, rank, size):
             data, codec="int8", algorithm="ring", residual=np.zeros(100, "float32")
         ),
         "sums and averages": lambda: comm.all_reduce(data, op="max", codec="int8", residual=np.zeros(100, "float32")),
-        "is for all_reduce": lambda: comm.reduce(data, codec="top_k"),
+        "sums are less sparse": lambda: comm.reduce(data, codec="top_k"),
+        "no use for codec int8": lambda: comm._start(
+            pccl.types.Collective.BARRIER, None, None, 0, result=None, codec="int8"
+        ),
         "overlaps a buffer": lambda: comm.all_reduce(data, codec="int8", residual=data),
         "an exponent is": lambda: comm.all_reduce(data, codec=pccl.Codec("int_sum", exponent=200)),
         "residual decay": lambda: comm.all_reduce(data, codec=pccl.Codec("int8", residual_decay=2)),

@@ -68,15 +68,19 @@ def test_bad_options_are_refused(simulator: Simulator) -> None:
         assert simulator.library.pcclSimRun(options, simulator.ffi.new("pcclSimReport_t *")) == 3
 
 
-# Each collective with each algorithm that it has; what is reduced also in fewer bits.
-REDUCING = {"all_reduce": "ring tree direct exchange", "reduce": "ring tree direct", "reduce_scatter": "ring direct"}
-KINDS = {
-    **REDUCING,
-    **{f"coded {kind}": algorithms for kind, algorithms in REDUCING.items()},
+# Each collective with each algorithm that it has; what has a payload also in fewer bits.
+PAYLOAD = {
+    "all_reduce": "ring tree direct exchange",
+    "reduce": "ring tree direct",
+    "reduce_scatter": "ring direct",
     "broadcast": "ring tree direct",
     "all_gather": "ring direct",
-    "barrier": "ring tree direct exchange",
     **dict.fromkeys(("gather", "scatter", "all_to_all", "send", "recv from any"), "direct"),
+}
+KINDS = {
+    **PAYLOAD,
+    **{f"coded {kind}": algorithms for kind, algorithms in PAYLOAD.items()},
+    "barrier": "ring tree direct exchange",
 }
 LEGAL = {(kind, algorithm) for kind, algorithms in KINDS.items() for algorithm in algorithms.split()}
 DONE = re.compile(

@@ -166,15 +166,17 @@ static pcclResult_t check_codec(const char *phase, const pcclCollectiveArgs_t *a
         return pc_fail(phase, pcclInvalidArgument, "there is no quantization algorithm %d with blocks of %u elements",
                        (int)options->algorithm, codec.block);
     }
-    if (!pc_collective_reduces((uint32_t)args->collective) || args->collective == PCCL_COLLECTIVE_BARRIER) {
-        return pc_fail(phase, pcclInvalidArgument, "codecs are for all_reduce, reduce and reduce_scatter");
+    if (args->collective == PCCL_COLLECTIVE_BARRIER) {
+        return pc_fail(phase, pcclInvalidArgument, "a barrier has no payload, and no use for codec %s", name);
     }
     if (pc_dtype_is_integer(args->datatype)) {
         return pc_fail(phase, pcclInvalidArgument, "codec %s is for floating-point types, not for %s", name,
                        pc_dtype_name(args->datatype));
     }
-    if (options->algorithm == pcclQuantTopK && args->collective != PCCL_COLLECTIVE_ALL_REDUCE) {
-        return pc_fail(phase, pcclInvalidArgument, "codec %s is for all_reduce", name);
+    const bool sums_up = args->collective == PCCL_COLLECTIVE_REDUCE || args->collective == PCCL_COLLECTIVE_REDUCE_SCATTER;
+    if (options->algorithm == pcclQuantTopK && sums_up) {
+        return pc_fail(phase, pcclInvalidArgument, "codec %s is not for %s: sums are less sparse; all_reduce gives them to all",
+                       name, phase);
     }
     return check_feedback(phase, args);
 }
@@ -266,7 +268,9 @@ static void describe(struct pc_call *call, const pcclCollectiveArgs_t *args, str
     if (args->codec.algorithm != pcclQuantNone) describe_codec(call, &args->codec);
     /* A broadcast has one buffer: where it is received, what was there is an input that a failure must bring back. */
     const bool received_over = args->collective == PCCL_COLLECTIVE_BROADCAST && at.rank != args->root;
-    call->undo = received_over || (in_place && pc_collective_reduces(call->shape.collective));
+    const bool in_one = in_place || (args->collective == PCCL_COLLECTIVE_BROADCAST && args->sendbuf == NULL);
+    const bool coded = args->codec.algorithm != pcclQuantNone; /* then the own values become what the others decode */
+    call->undo = received_over || (in_one && (coded || pc_collective_reduces(call->shape.collective)));
     if (args->collective == PCCL_COLLECTIVE_BARRIER) {
         call->send = call->recv = &call->barrier;
         call->shape = (struct pc_op_shape){.count = 1, .dtype = pcclUint8, .redop = pcclMax};

@@ -336,8 +336,7 @@ static struct pc_codec codec_of(const struct pc_op_shape *shape) {
 static bool sensible_codec(const struct pc_op_shape *shape) {
     const struct pc_codec codec = codec_of(shape);
     if (codec.kind == pcclQuantNone) return codec.bits == 0 && codec.block == 0;
-    return pc_codec_valid(&codec) && pc_collective_reduces(shape->collective) &&
-           !pc_dtype_is_integer((pcclDataType_t)shape->dtype);
+    return pc_codec_valid(&codec) && !pc_dtype_is_integer((pcclDataType_t)shape->dtype);
 }
 
 static bool sensible(const struct pc_plan_request *request) {
@@ -480,9 +479,11 @@ static uint8_t cheapest(const struct pc_op_shape *shape, const struct pc_cost *c
 
 uint8_t pc_algorithm_choose(const struct pc_op_shape *shape, uint32_t n, uint32_t rtt_us, const struct pc_cost *cost) {
     const uint64_t bytes = shape->count * pc_dtype_bytes((pcclDataType_t)shape->dtype);
-    if (shape->codec == pcclQuantTopK) return PC_ALGORITHM_EXCHANGE;
-    /* Each hop of a ring or tree would encode anew, and add to the error. */
-    if (shape->codec != pcclQuantNone) return PC_ALGORITHM_DIRECT;
+    if (pc_collective_reduces(shape->collective)) {
+        if (shape->codec == pcclQuantTopK) return PC_ALGORITHM_EXCHANGE;
+        /* Each hop of a ring or tree would encode anew, and add to the error. */
+        if (shape->codec != pcclQuantNone) return PC_ALGORITHM_DIRECT;
+    }
     if (cost != NULL) return cheapest(shape, cost);
     return rtt_us < PC_FAR_US ? choose_near(shape, n, bytes) : choose_far(shape, n, bytes);
 }

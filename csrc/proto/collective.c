@@ -348,10 +348,25 @@ static pc_status combine(struct pc_collective *c, const struct pc_chunk *chunk, 
     return emit_partial(c, chunk, segment, chunk->up, &merge->acc);
 }
 
+/* Encoded once, here: this member takes over what the others will decode. */
+static pc_status distribute_coded(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment) {
+    const struct pc_range range = pc_chunk_segment(chunk, segment);
+    struct pc_value value = {.data = own_place(c, chunk, range), .wide = !pc_collective_widens(c), .weight = 1};
+    PC_TRY(pc_value_encode(c, chunk, segment, &value));
+    value.segment->contribution = true;
+    c->staged_out++;
+    if (chunk->kept) {
+        pc_result_decode(c, chunk, range, &value);
+        mark_saved(c, chunk, segment);
+    }
+    return emit_final(c, chunk, segment, &value);
+}
+
 /* A block that only this member has: it goes to its place here, and from the caller's memory to the others. */
 static pc_status distribute(struct pc_collective *c, const struct pc_chunk *chunk, uint32_t segment) {
     const struct pc_range range = pc_chunk_segment(chunk, segment);
     const uint8_t *own = own_place(c, chunk, range);
+    if (pc_collective_codes(c) && chunk->down_count > 0 && range.elems > 0) return distribute_coded(c, chunk, segment);
     if (chunk->kept && own != pc_result_place(c, chunk, range)) {
         void (*const copy)(void *, const void *, size_t) = is_cold(c, chunk) ? pc_copy_past_cache : pc_copy_anyhow;
         copy(pc_result_place(c, chunk, range), own, (size_t)range.elems * c->plan.elem_bytes);

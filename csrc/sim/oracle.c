@@ -236,7 +236,7 @@ static void place_buffers(struct operation *op) {
     op->send = first + (op->in_place && around ? own : 0);
     op->recv = op->in_place ? first + (around ? 0 : own) : first + op->send_elems + 1;
     const bool received_over = draw->kind == PCCL_COLLECTIVE_BROADCAST && op->members.rank != op->root;
-    op->undo = received_over || (op->in_place && reduces(op));
+    op->undo = received_over || (op->in_place && (reduces(op) || op->draw.codec != pcclQuantNone));
     for (size_t i = 0; i < op->memory_elems; i++) op->memory[i] = MARK;
     const bool unread = weight_of(op, op->slot) == 0;
     for (uint64_t i = 0; i < op->send_elems; i++) op->send[i] = input_at(op, op->slot, i, unread);
@@ -290,6 +290,14 @@ bool pc_oracle_untouched(const struct operation *op) {
     return op->memory == NULL || op->idle || op->digest == pc_digest64(op->memory, op->memory_elems * sizeof *op->memory);
 }
 
+/* Whether element at of what slot has sent has arrived; encoded, it may differ in the last bits. */
+static bool right_value(const struct operation *op, uint32_t slot, uint64_t found, uint64_t at) {
+    if (op->draw.codec == pcclQuantNone) return found == input_at(op, slot, at, false);
+    double real;
+    memcpy(&real, &found, sizeof real);
+    return isfinite(real) && fabs(real) < 0x1p60 && llround(real) == number_of(op, slot, at);
+}
+
 /* Whether element at of the combination is right. */
 static bool right_sum(const struct operation *op, const uint64_t *weights, uint64_t divisor, uint64_t found, uint64_t at) {
     int64_t sum = 0;
@@ -323,7 +331,7 @@ static void check_runs(struct pc_workload *workload, const struct operation *op)
             const bool all = run->rank == ALL;
             const bool right =
                 all ? right_sum(op, weights, divisor, op->recv[at], run->first + i)
-                    : op->recv[at] == input_at(op, op->members.slots[run->rank], run->first + i, false);
+                    : right_value(op, op->members.slots[run->rank], op->recv[at], run->first + i);
             if (right) continue;
             wrong_element(workload, op, at, all && (op->draw.average || run->first + i == 0));
             return;
