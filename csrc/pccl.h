@@ -370,7 +370,7 @@ typedef enum pcclAlgorithm_t {
 #define PCCL_RANK_ANY UINT32_MAX
 
 /*
- * How payloads of floating-point types travel where they are reduced. Zero-initialised: as they are. Algorithm, type,
+ * How payloads of floating-point types travel. Zero-initialised: as they are. Algorithm, type,
  * exponent and block must be the same at all peers. Everything else is each peer's own affair.
  */
 typedef struct pcclCodecOptions_t {

@@ -1,9 +1,11 @@
 """Quantized payloads between real processes: bits equal at all, errors as known, feedback, mismatches, faults."""
 
 import contextlib
+import signal
 import time
 
 import numpy as np
+import psutil
 import pytest
 from cluster import Cluster, everywhere
 from worker import digest
@@ -498,3 +500,29 @@ def test_a_killed_peer_costs_nothing(three):
     found = [peer.wait() for peer in three[:2]]
     assert [kept for kept, _ in found] == [True, True]
     assert found[0][1] == found[1][1]
+
+
+def broadcast_large(peer, rank, size):
+    data = np.full(32 << 20, 1.5 if rank == 0 else 0.0, "float32")
+    peer.comm.barrier()
+    peer.emit("ready")
+    time.sleep(0.5)
+    peer.comm.broadcast(data, codec="bf16", algorithm="ring")
+    return bool(np.all(data == 1.5))
+
+
+def test_a_slow_member_costs_the_one_before_it_no_memory():
+    """Encoded values that are passed on wait for credit: 64 MiB of them would be there else."""
+    with Cluster(PCCL_SHM="0") as cluster:
+        peers = cluster.join(3)
+        for rank, peer in enumerate(peers):
+            peer.start(broadcast_large, rank=rank, size=3)
+        for peer in peers:
+            peer.event("ready")
+        peers[2].send_signal(signal.SIGSTOP)
+        before = psutil.Process(peers[1].pid).memory_info().rss
+        time.sleep(2)
+        grown = psutil.Process(peers[1].pid).memory_info().rss - before
+        peers[2].send_signal(signal.SIGCONT)
+        assert [peer.wait() for peer in peers] == [True] * 3
+        assert 1 << 20 < grown < 32 << 20

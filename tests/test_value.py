@@ -23,8 +23,8 @@ static pc_status emit(void *context, const struct pc_emission *emission) {
     return pcclSuccess;
 }
 
-static void consumed(void *context, uint32_t rank, uint32_t elems) {
-    (void)context, (void)rank, (void)elems;
+static void consumed(void *context, uint32_t rank, uint8_t kind, uint32_t elems) {
+    (void)context, (void)rank, (void)kind, (void)elems;
 }
 
 static int arrive(struct pc_collective *c, uint32_t from, bool good) {

@@ -236,6 +236,7 @@ static pc_status emit_final(struct pc_collective *c, const struct pc_chunk *chun
             .to = c->plan.ranks[chunk->down_at + i],
             .segment = segment,
             .kind = PC_DATA_FINAL,
+            .forwarded = chunk->from != PC_RANK_NONE,
             .weight = value->weight,
             .elems = range.elems,
             .len_bytes = value->coded_bytes > 0 ? value->coded_bytes : range.elems * c->plan.elem_bytes,
@@ -489,8 +490,9 @@ pc_status pc_collective_sink(struct pc_collective *c, struct pc_arrival *arrival
         arrival->cold = chunk->down_count == 0 && is_cold(c, chunk);
         return pcclSuccess;
     }
-    struct pc_segment *segment = pc_value_take(c, final ? c->plan.rank : arrival->from, range.elems);
+    struct pc_segment *segment = pc_value_take(c, arrival->from, range.elems);
     if (segment == NULL) return pcclNoMemory;
+    segment->kind = arrival->kind;
     arrival->data = segment->data;
     return pcclSuccess;
 }
@@ -505,7 +507,7 @@ static pc_status received_partial(struct pc_collective *c, const struct pc_chunk
         if (pc_collective_codes(c)) value.coded_bytes = arrival->len_bytes;
         else value.wide = arrival->len_bytes == elems * c->plan.acc_bytes;
     } else {
-        c->user.consumed(c->user.context, arrival->from, elems);
+        c->user.consumed(c->user.context, arrival->from, PC_DATA_PARTIAL, elems);
     }
     /* The result may overwrite the own contribution, which the others need too. */
     if (chunk->copy_count > 0) PC_TRY(emit_copies(c, chunk, arrival->segment));
@@ -563,15 +565,17 @@ bool pc_collective_complete(const struct pc_collective *c) {
     return c->receives_left == 0 && c->sends_left == 0;
 }
 
-uint64_t pc_collective_partials(const struct pc_collective *c, uint32_t rank, bool *staged) {
+uint64_t pc_collective_elems_from(const struct pc_collective *c, uint32_t rank, uint8_t kind, bool *staged) {
     uint64_t elems = 0;
     *staged = false;
     for (uint32_t i = 0; i < c->plan.chunk_count; i++) {
         const struct pc_chunk *chunk = &c->plan.chunks[i];
+        const bool final = kind == PC_DATA_FINAL;
         uint32_t input = 0;
-        if (!find_input(c, chunk, rank, &input)) continue;
+        if (final ? chunk->from != rank : !find_input(c, chunk, rank, &input)) continue;
         elems += chunk->elems;
-        *staged |= chunk->elems > 0 && !can_move(c, chunk);
+        const bool waits = final ? pc_collective_codes(c) && chunk->down_count > 0 : !can_move(c, chunk);
+        *staged |= chunk->elems > 0 && waits;
     }
     return elems;
 }
@@ -598,11 +602,8 @@ bool pc_collective_talks_to(const struct pc_collective *c, uint32_t rank) {
 
 uint64_t pc_collective_bytes_from(const struct pc_collective *c, uint32_t rank) {
     bool staged = false;
-    uint64_t bytes = pc_collective_partials(c, rank, &staged) * c->plan.acc_bytes;
-    for (uint32_t i = 0; i < c->plan.chunk_count; i++) {
-        if (c->plan.chunks[i].from == rank) bytes += c->plan.chunks[i].elems * c->plan.elem_bytes;
-    }
-    return bytes;
+    const uint64_t bytes = pc_collective_elems_from(c, rank, PC_DATA_PARTIAL, &staged) * c->plan.acc_bytes;
+    return bytes + pc_collective_elems_from(c, rank, PC_DATA_FINAL, &staged) * c->plan.elem_bytes;
 }
 
 void pc_collective_commit(struct pc_collective *c) {

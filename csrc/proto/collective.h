@@ -22,7 +22,7 @@
 struct pc_emission {
     uint32_t to, chunk, segment;
     uint8_t kind; /* PC_DATA_PARTIAL or PC_DATA_FINAL */
-    bool forwarded; /* a partial value with inputs from other members in it */
+    bool forwarded; /* it is passed on, or has inputs from other members in it */
     uint64_t chunk_elems, weight;
     uint32_t elems, len_bytes; /* elements; bytes on the wire */
     const uint8_t *bulk; /* valid until pc_collective_sent or pc_collective_fini */
@@ -31,8 +31,8 @@ struct pc_emission {
 
 struct pc_collective_user {
     pc_status (*emit)(void *context, const struct pc_emission *emission);
-    /* A partial value of elems elements that rank sent has left the staging memory. */
-    void (*consumed)(void *context, uint32_t rank, uint32_t elems);
+    /* A value of elems elements that rank sent has left the staging memory. kind: as it came. */
+    void (*consumed)(void *context, uint32_t rank, uint8_t kind, uint32_t elems);
     void *context;
 };
 
@@ -109,8 +109,8 @@ pc_status pc_collective_received(struct pc_collective *collective, const struct 
 pc_status pc_collective_sent(struct pc_collective *collective, struct pc_segment *staged);
 /* Everything has come and gone: the result is complete here. */
 bool pc_collective_complete(const struct pc_collective *collective);
-/* Elements of partial values that rank sends in all; *staged: they need credit, because they wait in the pool. */
-uint64_t pc_collective_partials(const struct pc_collective *collective, uint32_t rank, bool *staged);
+/* Elements of a kind of values that rank sends in all; *staged: they need credit, because they wait in the pool. */
+uint64_t pc_collective_elems_from(const struct pc_collective *collective, uint32_t rank, uint8_t kind, bool *staged);
 /* Whether anything goes to rank or comes from there. */
 bool pc_collective_talks_to(const struct pc_collective *collective, uint32_t rank);
 /* Bytes that rank sends in all, at most. */

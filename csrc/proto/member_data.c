@@ -2,8 +2,8 @@
  * Frames of operations: what waits for READY and credit, what is held for a call to come, and where segments go.
  *
  * Before the other end has posted the operation it gets an eager part only, capped for each operation and link. READY
- * says that it has posted it, and how many elements of partial values it has room for. Final values need READY alone:
- * they have their place. Partial values of the sender's own leave one segment of room: where combinations go round in a
+ * says that it has posted it, and how many elements it has room for: of partial values, and of final ones, which have their
+ * place unless they are encoded and passed on. Values that are the sender's own leave one segment of room: where combinations go round in a
  * circle, those under way must always find a gap to move into. A long one leaves no gap where a short one goes on, so in a
  * circle of n those under way may exceed the credit by n - 1 segments: own values alone never fill it up to there.
  */
@@ -38,13 +38,14 @@ static bool fits_eager(const struct pc_lane *lane, const struct pc_link *link, u
 static bool has_credit(const struct pc_op *op, const struct pc_lane *lane, const struct pc_tx *tx) {
     if (PC_MUTANT(PC_MUTANT_NO_CREDIT)) return true;
     if (!lane->ready || tx->credit == 0) return lane->ready;
-    if (!tx->forwarded) return lane->sent + tx->credit < lane->credit;
-    return lane->sent < op->excess_elems || lane->sent - op->excess_elems < lane->credit;
+    const struct pc_outflow *out = &lane->out[tx->kind];
+    if (!tx->forwarded) return out->sent + tx->credit < out->credit;
+    return out->sent < op->excess_elems || out->sent - op->excess_elems < out->credit;
 }
 
 static void send_now(struct pc_op *op, struct pc_lane *lane, struct pc_link *link, struct pc_tx *tx) {
-    lane->sent += tx->credit;
-    pc_link_send(link, tx, tx->forwarded, &op->member->machine.actions);
+    lane->out[tx->kind].sent += tx->credit;
+    pc_link_send(link, tx, tx->forwarded && tx->kind == PC_DATA_PARTIAL, &op->member->machine.actions);
 }
 
 static struct pc_msg_data data_message(const struct pc_op *op) {
@@ -81,7 +82,8 @@ static pc_status emit(void *context, const struct pc_emission *emission) {
     if (tx == NULL) return pcclNoMemory;
     tx->owner = op;
     tx->item = emission->staged;
-    tx->credit = emission->kind == PC_DATA_PARTIAL ? emission->elems : 0;
+    tx->credit = emission->elems;
+    tx->kind = emission->kind;
     tx->forwarded = emission->forwarded;
     if (eager) {
         lane->eager_bytes += emission->len_bytes;
@@ -105,7 +107,8 @@ static void tell_ready(struct pc_op *op, struct pc_lane *lane) {
     struct pc_link *link = pc_member_link(member, lane->peer);
     if (link == NULL) return;
     const struct pc_msg_ready message = {
-        .key = op->key, .shape = op->call->shape, .weight = op->call->weight, .credit = lane->granted};
+        .key = op->key, .shape = op->call->shape, .weight = op->call->weight,
+        .credit = lane->in[PC_DATA_PARTIAL].granted, .final_credit = lane->in[PC_DATA_FINAL].granted};
     struct pc_tx *tx = pc_tx_create(&member->tx_pool, link->cookie, PC_MSG_READY, &message, NULL, 0, false);
     if (tx == NULL) return;
     lane->ready_told = true;
@@ -115,7 +118,10 @@ static void tell_ready(struct pc_op *op, struct pc_lane *lane) {
 /* The first word. What came as an eager part may be gone already. */
 static void grant(struct pc_op *op, struct pc_lane *lane) {
     if (lane->ready_told) return;
-    if (lane->staged) lane->granted = pc_max_u64(lane->granted, lane->consumed + op->window_elems);
+    for (int kind = 0; kind < PC_FLOWS; kind++) {
+        struct pc_inflow *in = &lane->in[kind];
+        if (in->staged) in->granted = pc_max_u64(in->granted, in->consumed + op->window_elems);
+    }
     tell_ready(op, lane);
 }
 
@@ -131,26 +137,27 @@ static uint64_t largest_segment(const struct pc_op *op) {
  * In bundles of half a window, but at once if the sender may have come to the end of what it has: then every member of a
  * ring may be waiting for the one gap that another has just made.
  */
-static void renew(struct pc_op *op, struct pc_lane *lane) {
-    const uint64_t enough = lane->expected + PC_SEGMENT_MAX_BYTES; /* with the gap that own values leave */
-    const uint64_t next = lane->consumed + op->window_elems;
-    if (!lane->staged || !lane->ready_told || lane->granted >= enough || next <= lane->granted) return;
-    const bool far_from_the_end = lane->granted > lane->arrived + 2 * largest_segment(op);
-    if (next - lane->granted < op->window_elems / 2 && far_from_the_end) return;
-    lane->granted = next;
+static void renew(struct pc_op *op, struct pc_lane *lane, struct pc_inflow *in) {
+    const uint64_t enough = in->expected + PC_SEGMENT_MAX_BYTES; /* with the gap that own values leave */
+    const uint64_t next = in->consumed + op->window_elems;
+    if (!in->staged || !lane->ready_told || in->granted >= enough || next <= in->granted) return;
+    const bool far_from_the_end = in->granted > in->arrived + 2 * largest_segment(op);
+    if (next - in->granted < op->window_elems / 2 && far_from_the_end) return;
+    in->granted = next;
     tell_ready(op, lane);
 }
 
-static void consumed(void *context, uint32_t rank, uint32_t elems) {
+static void consumed(void *context, uint32_t rank, uint8_t kind, uint32_t elems) {
     struct pc_op *op = context;
-    op->lanes[rank].consumed += elems;
-    renew(op, &op->lanes[rank]);
+    struct pc_lane *lane = &op->lanes[rank];
+    lane->in[kind].consumed += elems;
+    renew(op, lane, &lane->in[kind]);
 }
 
 static void arriving(struct pc_op *op, const struct pc_arrival *arrival) {
-    if (arrival->kind != PC_DATA_PARTIAL) return;
-    op->lanes[arrival->from].arrived += arrival->elems;
-    renew(op, &op->lanes[arrival->from]);
+    struct pc_lane *lane = &op->lanes[arrival->from];
+    lane->in[arrival->kind].arrived += arrival->elems;
+    renew(op, lane, &lane->in[arrival->kind]);
 }
 
 /* As many as an eager part holds, in the form that takes the fewest bytes. */
@@ -166,9 +173,11 @@ static uint64_t eager_elems(const struct pc_op *op) {
 static void open_lanes(struct pc_op *op) {
     uint32_t staged = 0;
     for (uint32_t rank = 0; rank < op->collective.plan.n; rank++) {
-        struct pc_lane *lane = &op->lanes[rank];
-        lane->expected = pc_collective_partials(&op->collective, rank, &lane->staged);
-        staged += lane->staged;
+        for (uint8_t kind = 0; kind < PC_FLOWS; kind++) {
+            struct pc_inflow *in = &op->lanes[rank].in[kind];
+            in->expected = pc_collective_elems_from(&op->collective, rank, kind, &in->staged);
+            staged += in->staged;
+        }
     }
     /* A share of the staging memory each, never under an eager part and two segments: one on its way, one as a gap. */
     const uint64_t acc_bytes = op->collective.plan.acc_bytes, segment = largest_segment(op);
@@ -177,15 +186,19 @@ static void open_lanes(struct pc_op *op) {
     op->excess_elems = op->call->shape.algorithm == PC_ALGORITHM_RING ? (op->collective.plan.n - 1) * segment : 0;
     for (uint32_t rank = 0; rank < op->collective.plan.n; rank++) {
         struct pc_lane *lane = &op->lanes[rank];
-        lane->granted = lane->staged ? op->window_elems : UINT64_MAX;
+        for (int kind = 0; kind < PC_FLOWS; kind++) {
+            lane->in[kind].granted = lane->in[kind].staged ? op->window_elems : UINT64_MAX;
+        }
         if (pc_collective_bytes_from(&op->collective, rank) > PC_EAGER_OP_BYTES) grant(op, lane);
     }
 }
 
-static void on_ready(struct pc_op *op, uint32_t rank, uint64_t credit, struct pc_link *link) {
+static void on_ready(struct pc_op *op, uint32_t rank, const uint64_t credit[PC_FLOWS], struct pc_link *link) {
     struct pc_lane *lane = &op->lanes[rank];
     lane->ready = true;
-    lane->credit = pc_max_u64(lane->credit, credit);
+    for (int kind = 0; kind < PC_FLOWS; kind++) {
+        lane->out[kind].credit = pc_max_u64(lane->out[kind].credit, credit[kind]);
+    }
     for (struct pc_list *node = lane->waiting.next, *next; node != &lane->waiting; node = next) {
         next = node->next;
         struct pc_tx *tx = PC_LIST_ENTRY(node, struct pc_tx, node);
@@ -584,22 +597,23 @@ pc_status pc_member_ready(struct pc_member *member, struct pc_link *link, const 
     struct pc_op *op = NULL;
     PC_TRY(operation_of(member, &ready->key, link->peer, &op));
     if (op == NULL) return pcclSuccess;
+    const uint64_t credit[PC_FLOWS] = {ready->credit, ready->final_credit};
     op->progress_ns = now_ns;
     note_shape(op, &ready->shape, link->peer);
     if (op->phase != PC_OP_HELD) {
         const uint32_t rank = rank_of(op->group, link->peer);
         if (!agrees(op, &ready->shape, link->peer)) return pcclSuccess;
         if (rank == PC_RANK_NONE) return pcclProtocolError;
-        on_ready(op, rank, ready->credit, link);
+        on_ready(op, rank, credit, link);
         return pcclSuccess;
     }
     for (struct pc_list *node = op->held.next; node != &op->held; node = node->next) {
         struct pc_held *held = PC_LIST_ENTRY(node, struct pc_held, node);
         if (!held->ready || held->link != link) continue;
-        held->credit = ready->credit;
+        memcpy(held->credit, credit, sizeof credit);
         return pcclSuccess;
     }
     pc_error error = {0};
     struct pc_held *held = NULL;
-    return hold(op, link, &(struct pc_held){.complete = true, .ready = true, .credit = ready->credit}, &error, &held);
+    return hold(op, link, &(struct pc_held){.complete = true, .ready = true, .credit = {credit[0], credit[1]}}, &error, &held);
 }

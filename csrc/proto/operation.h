@@ -30,6 +30,17 @@ struct pc_tag {
     struct pc_list tombstones;
 };
 
+/* Elements of one kind of values, partial or final, that one member sends to another; as either sees them. */
+struct pc_outflow {
+    uint64_t credit; /* that it takes in all */
+    uint64_t sent; /* queued for it */
+};
+struct pc_inflow {
+    bool staged; /* they wait in the pool: it gets credit bit by bit */
+    uint64_t expected, granted, arrived, consumed;
+};
+enum { PC_FLOWS = PC_DATA_FINAL + 1 }; /* by enum pc_data_kind */
+
 /* What one operation exchanges with one other member. */
 struct pc_lane {
     uint64_t peer;
@@ -37,12 +48,10 @@ struct pc_lane {
     bool ready; /* it has posted the operation */
     bool asked; /* for READY */
     bool ready_told; /* to it */
-    bool staged; /* what it sends waits in the pool: it gets credit bit by bit */
-    uint64_t credit; /* partial elements that it takes in all */
-    uint64_t sent; /* partial elements queued for it */
+    struct pc_outflow out[PC_FLOWS];
+    struct pc_inflow in[PC_FLOWS];
     uint64_t eager_bytes; /* sent before READY */
     uint32_t eager_frames;
-    uint64_t expected, granted, arrived, consumed; /* partial elements from it */
 };
 
 /* A frame that came before the call. */
@@ -54,7 +63,7 @@ struct pc_held {
     bool ready; /* a READY, else a segment */
     uint32_t eager_bytes; /* of the eager part of the link's generation; 0: it is not of that */
     uint32_t generation;
-    uint64_t credit; /* of a READY */
+    uint64_t credit[PC_FLOWS]; /* of a READY */
     struct pc_arrival arrival; /* from is not known yet */
     uint8_t bytes[];
 };
@@ -70,7 +79,7 @@ struct pc_op {
     struct pc_collective collective;
     struct pc_lane *lanes; /* by rank */
     size_t lanes_capacity;
-    uint64_t window_elems; /* of partial values that a lane may have in the pool */
+    uint64_t window_elems; /* of one kind that a lane may have in the pool */
     uint64_t excess_elems; /* beyond credit, of values that are passed on */
     struct {
         struct pc_op_shape shape;

@@ -17,6 +17,7 @@ struct pc_segment {
     struct pc_list node; /* its owner's */
     uint32_t origin, elems; /* its owner's: who sent what it holds */
     uint32_t holders; /* its owner's: how many still need it */
+    uint8_t kind; /* its owner's: in which form that came */
     bool contribution; /* its owner's: it holds a contribution on its way out */
     _Alignas(64) uint8_t data[];
 };

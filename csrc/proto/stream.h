@@ -32,6 +32,7 @@ struct pc_tx {
     uint32_t credit; /* the owner's: what it counts against the receiver's credit */
     uint32_t eager_bytes; /* the link's: what it counts for in the eager part; 0: it is not of that */
     bool forwarded; /* the owner's */
+    uint8_t kind; /* the owner's */
 };
 
 struct pc_tx_pool {

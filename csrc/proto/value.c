@@ -12,6 +12,7 @@ struct pc_segment *pc_value_take(struct pc_collective *c, uint32_t origin, uint3
     struct pc_segment *segment = pc_pool_take_segment(c->pool);
     if (segment == NULL) return NULL;
     segment->origin = origin;
+    segment->kind = PC_DATA_PARTIAL;
     segment->elems = elems;
     segment->holders = 1;
     segment->contribution = false;
@@ -22,7 +23,7 @@ struct pc_segment *pc_value_take(struct pc_collective *c, uint32_t origin, uint3
 void pc_value_give(struct pc_collective *c, struct pc_segment *segment) {
     if (segment == NULL || --segment->holders > 0) return;
     if (segment->contribution && c->plan.ahead == 0) c->staged_out--;
-    if (segment->origin != c->plan.rank) c->user.consumed(c->user.context, segment->origin, segment->elems);
+    if (segment->origin != c->plan.rank) c->user.consumed(c->user.context, segment->origin, segment->kind, segment->elems);
     pc_list_remove(&segment->node);
     pc_pool_give_segment(c->pool, segment);
 }

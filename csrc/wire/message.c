@@ -385,6 +385,7 @@ static const struct pc_field msg_ready_fields[] = {
     FIELD(pc_msg_ready, step, PC_FIELD_U64),
     FIELD(pc_msg_ready, weight, PC_FIELD_U64),
     FIELD(pc_msg_ready, credit, PC_FIELD_U64),
+    FIELD(pc_msg_ready, final_credit, PC_FIELD_U64),
 };
 SCHEMA(msg_ready)
 

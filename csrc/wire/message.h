@@ -382,11 +382,11 @@ struct pc_msg_data {
     uint8_t kind; /* enum pc_data_kind */
     uint8_t eager; /* 1: of the eager part, sent without READY */
 };
-/* The sender has posted the operation: the receiver may send it final values, and partial ones up to credit elements. */
+/* The sender has posted the operation: the receiver may send it so many elements of partial and of final values in all. */
 struct pc_msg_ready {
     struct pc_op_key key;
     struct pc_op_shape shape;
-    uint64_t step, weight, credit;
+    uint64_t step, weight, credit, final_credit;
 };
 /* So much more of the eager part, payload and PC_EAGER_FRAME_BYTES for each frame, waits at the receiver no more. */
 struct pc_msg_eager_taken {
