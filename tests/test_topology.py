@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -52,6 +53,40 @@ def test_who_dies_meanwhile_is_not_waited_for(cluster):
     peers[3].kill()
     assert all(call.wait()[0] >= 1 for call in calls)
     assert cluster.call(peers[:3], reduce_ones) == [[3, 3, 3]] * 3
+
+
+def broadcast_early(peer, rank):
+    """What the root has sent before the other one calls, and whether it then arrives whole."""
+    x = np.full(100_000, rank, np.float32)
+    if rank == 0:
+        handle = peer.comm.broadcast(x, async_op=True)
+        time.sleep(0.5)
+        sent = peer.comm.stats()["eager_bytes"]
+        peer.emit("sent")
+        handle.result()
+        return sent
+    peer.comm.broadcast(x)
+    return int(np.count_nonzero(x))
+
+
+@pytest.mark.skipif(REASON is not None, reason=str(REASON))
+@pytest.mark.netns
+@pytest.mark.parametrize(
+    ("delay_s", "least", "most"), [(0.0, 32 << 10, 66 << 10), (0.005, 400_000, 420_000)], ids=["near", "far"]
+)
+def test_more_is_sent_unasked_where_an_answer_takes_long(delay_s, least, most):
+    with (
+        Wan(2, path=Path(delay_s=delay_s), seed=1) as wan,
+        Cluster(wan.command_in(0, []), f"{wan.addresses[0]}:0") as cluster,
+    ):
+        peers = [cluster.spawn(wan.command_in(node, [])) for node in range(2)]
+        cluster.join_in_order(peers)
+        peers[0].start(broadcast_early, rank=0)
+        peers[0].event("sent")
+        peers[1].start(broadcast_early, rank=1)
+        sent, wrong = (peer.wait() for peer in peers)
+        assert wrong == 0
+        assert least <= sent <= most
 
 
 @pytest.mark.skipif(REASON is not None, reason=str(REASON))

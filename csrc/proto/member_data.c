@@ -17,8 +17,7 @@
 #include <string.h>
 
 enum {
-    /* Of the eager part of an operation: with READY and the request for it, the other end holds no more than twice that. */
-    EAGER_FRAMES_BYTES = PC_EAGER_OP_BYTES - 2 * PC_EAGER_FRAME_BYTES,
+    EAGER_GROUP_BYTES = 8 << 20, /* from all members of a group whose links are long */
     EAGER_TELL_BYTES = PC_EAGER_LINK_BYTES / 4 /* taken, and not told */
 };
 
@@ -29,9 +28,19 @@ static uint32_t frame_cost(uint32_t len_bytes) {
     return len_bytes + PC_EAGER_FRAME_BYTES;
 }
 
-static bool fits_eager(const struct pc_lane *lane, const struct pc_link *link, uint32_t len_bytes) {
-    const uint64_t frames_bytes = lane->eager_frames * (uint64_t)PC_EAGER_FRAME_BYTES;
-    return lane->eager_bytes + len_bytes <= PC_EAGER_OP_BYTES && frames_bytes < EAGER_FRAMES_BYTES &&
+/*
+ * What may be sent of op to one member without READY: where that is far away, more, for READY is half a round trip late.
+ * All members know it alike.
+ */
+static uint64_t eager_most(const struct pc_op *op) {
+    if (op->group->rtt_us < PC_FAR_US) return PC_EAGER_OP_BYTES;
+    return pc_max_u64(PC_EAGER_OP_BYTES, pc_min_u64(EAGER_GROUP_BYTES / op->group->n, PC_EAGER_FAR_BYTES));
+}
+
+/* With READY and the request for it, the other end holds no more than twice the eager part. */
+static bool fits_eager(const struct pc_op *op, const struct pc_lane *lane, const struct pc_link *link, uint32_t len_bytes) {
+    const uint64_t most = eager_most(op), frames = (lane->eager_frames + 3) * (uint64_t)PC_EAGER_FRAME_BYTES;
+    return lane->eager_bytes + len_bytes <= most && frames <= most &&
            (link->eager_out_bytes + frame_cost(len_bytes) <= PC_EAGER_LINK_BYTES || PC_MUTANT(PC_MUTANT_EAGER_WITHOUT_END));
 }
 
@@ -69,7 +78,7 @@ static pc_status emit(void *context, const struct pc_emission *emission) {
     struct pc_lane *lane = &op->lanes[emission->to];
     struct pc_link *link = pc_member_link(member, lane->peer);
     if (link == NULL) return pcclSuccess; /* that member has been removed: the fate of this operation is on its way */
-    const bool eager = !lane->ready && pc_list_empty(&lane->waiting) && fits_eager(lane, link, emission->len_bytes);
+    const bool eager = !lane->ready && pc_list_empty(&lane->waiting) && fits_eager(op, lane, link, emission->len_bytes);
     struct pc_msg_data message = data_message(op);
     message.eager = eager;
     message.weight = emission->weight;
@@ -164,9 +173,10 @@ static void arriving(struct pc_op *op, const struct pc_arrival *arrival) {
 static uint64_t eager_elems(const struct pc_op *op) {
     const struct pc_chunk_plan *plan = &op->collective.plan;
     const pcclDataType_t dtype = pc_dtype_accumulator((pcclDataType_t)op->call->shape.dtype);
-    if (plan->codec.kind == pcclQuantNone) return PC_EAGER_OP_BYTES / plan->elem_bytes;
-    return pc_max_u64(PC_EAGER_OP_BYTES / plan->acc_bytes,
-                      PC_EAGER_OP_BYTES * (uint64_t)plan->codec.block / pc_codec_bytes(&plan->codec, dtype, plan->codec.block));
+    const uint64_t bytes = eager_most(op);
+    if (plan->codec.kind == pcclQuantNone) return bytes / plan->elem_bytes;
+    return pc_max_u64(bytes / plan->acc_bytes,
+                      bytes * plan->codec.block / pc_codec_bytes(&plan->codec, dtype, plan->codec.block));
 }
 
 /* The own side of every lane: what the member there will send, and how much of it at a time. */
@@ -189,7 +199,7 @@ static void open_lanes(struct pc_op *op) {
         for (int kind = 0; kind < PC_FLOWS; kind++) {
             lane->in[kind].granted = lane->in[kind].staged ? op->window_elems : UINT64_MAX;
         }
-        if (pc_collective_bytes_from(&op->collective, rank) > PC_EAGER_OP_BYTES) grant(op, lane);
+        if (pc_collective_bytes_from(&op->collective, rank) > eager_most(op)) grant(op, lane);
     }
 }
 
@@ -498,7 +508,7 @@ static bool may_hold(const struct pc_op *op, const struct pc_link *link, uint32_
         const struct pc_held *held = PC_LIST_ENTRY(node, struct pc_held, node);
         if (held->link == link) bytes += held->cost_bytes;
     }
-    return bytes <= 2 * PC_EAGER_OP_BYTES && link->held_bytes + cost_bytes <= PC_HELD_LINK_BYTES;
+    return bytes <= 2 * PC_EAGER_FAR_BYTES && link->held_bytes + cost_bytes <= PC_HELD_LINK_BYTES;
 }
 
 static pc_status hold(struct pc_op *op, struct pc_link *link, const struct pc_held *frame, pc_error *error,

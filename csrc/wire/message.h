@@ -17,7 +17,8 @@ enum pc_limits {
     PC_ADDRESSES_MAX = 16,
     PC_STRIPES_MAX = 64,
     PC_EAGER_OP_BYTES = 64 << 10, /* payload a peer may send of one op before READY */
-    PC_EAGER_LINK_BYTES = 1 << 20, /* and over all ops of a link, until the receiver has told that they have left it */
+    PC_EAGER_FAR_BYTES = 512 << 10, /* the same at most, where READY takes long */
+    PC_EAGER_LINK_BYTES = 1 << 20, /* and of all ops of a link, until the receiver has told that they have left it */
     PC_EAGER_FRAME_BYTES = 256 /* what each frame counts for beside its payload: it takes memory where it waits */
 };
 
