@@ -3,9 +3,10 @@
  *
  * Before the other end has posted the operation it gets an eager part only, capped for each operation and link. READY
  * says that it has posted it, and how many elements it has room for: of partial values, and of final ones, which have their
- * place unless they are encoded and passed on. Values that are the sender's own leave one segment of room: where combinations go round in a
- * circle, those under way must always find a gap to move into. A long one leaves no gap where a short one goes on, so in a
- * circle of n those under way may exceed the credit by n - 1 segments: own values alone never fill it up to there.
+ * place unless they are encoded and passed on. Values that are the sender's own leave one segment of room: where values go
+ * round in a circle, those under way must always find a gap to move into. A long one leaves no gap where a short one goes
+ * on, so in a circle of n those under way may exceed the credit by n - 1 segments: own values alone never fill it up to
+ * there.
  */
 #include "base/checked.h"
 #include "bytes/dtype.h"
