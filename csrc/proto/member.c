@@ -25,7 +25,7 @@ static void spread_poison(struct pc_member *member) {
 
 static void finish(struct pc_member *member, uint64_t now_ns) {
     if (member->poisoned) spread_poison(member);
-    if (!pc_list_empty(&member->parked)) pc_member_match_parked(member, now_ns);
+    if (!pc_list_empty(&member->offers)) pc_member_match_parked(member, now_ns);
     pc_member_flush_done(member);
     pc_arena_reset(&member->arena);
     if (member->control != NULL) pc_stream_wake(member->control, &member->machine.actions);
@@ -315,6 +315,7 @@ struct pc_member *pc_member_create(const struct pc_member_config *config, uint64
     pc_list_init(&member->calls);
     pc_list_init(&member->queued);
     pc_list_init(&member->parked);
+    pc_list_init(&member->offers);
     pc_list_init(&member->spare_ops);
     pc_list_init(&member->sync.staged);
     pc_list_init(&member->sync.regions);

@@ -8,47 +8,48 @@ bool pc_op_from_anybody(const struct pc_call *call) {
     return call->shape.collective == PC_SEND_RECV && call->source == PC_RANK_NONE;
 }
 
-struct source_search {
-    const struct pc_call *call;
-    uint32_t rank;
-};
-
-static void consider_source(struct pc_op *op, void *context) {
-    struct source_search *search = context;
-    const struct pc_member_group *group = op->group;
-    const bool fits = op->phase == PC_OP_HELD && op->key.channel != 0 && op->key.tag == search->call->tag &&
-                      op->key.epoch == group->epoch && op->key.seq == op->tag->next_seq &&
-                      pc_channel_target(op->key.channel) == op->member->id;
-    if (!fits || search->rank != PC_RANK_NONE) return;
-    for (uint32_t rank = 0; rank < group->n; rank++) {
-        if (group->ids[rank] == pc_channel_source(op->key.channel)) search->rank = rank;
-    }
+/* Whether what is sent with it goes to peer id alone. */
+static bool is_for(const struct pc_tag *tag, uint64_t id) {
+    return tag->channel != 0 && pc_channel_target(tag->channel) == id;
 }
 
-/* Sends that have failed before they were received: a receive from there has failed too. */
-static void consider_failed(const struct pc_member_group *group, struct source_search *search) {
-    for (int i = 0; i < PC_TAG_BUCKETS; i++) {
-        const struct pc_list *bucket = &group->tags[i];
-        for (const struct pc_list *node = bucket->next; node != bucket; node = node->next) {
-            const struct pc_tag *tag = PC_LIST_ENTRY(node, const struct pc_tag, node);
-            if (tag->channel == 0 || tag->number != search->call->tag || pc_list_empty(&tag->tombstones)) continue;
-            const struct pc_tombstone *first = PC_LIST_ENTRY(tag->tombstones.next, const struct pc_tombstone, node);
-            if (first->epoch != group->epoch || pc_channel_target(tag->channel) != group->ids[group->rank]) continue;
-            for (uint32_t rank = 0; rank < group->n; rank++) {
-                if (group->ids[rank] == pc_channel_source(tag->channel)) search->rank = rank;
-            }
-        }
+static uint32_t source_of(const struct pc_member_group *group, const struct pc_tag *tag) {
+    for (uint32_t rank = 0; rank < group->n; rank++) {
+        if (group->ids[rank] == pc_channel_source(tag->channel)) return rank;
     }
+    return PC_RANK_NONE;
+}
+
+/* A send has failed before it was received: a receive from there has failed too. */
+static bool has_failed(const struct pc_member_group *group, const struct pc_tag *tag) {
+    return !pc_list_empty(&tag->tombstones) &&
+           PC_LIST_ENTRY(tag->tombstones.next, const struct pc_tombstone, node)->epoch == group->epoch;
+}
+
+static bool has_begun(const struct pc_member_group *group, struct pc_tag *tag) {
+    const struct pc_op *op = pc_op_find(tag, group->epoch, tag->next_seq);
+    return op != NULL && op->phase == PC_OP_HELD;
 }
 
 bool pc_op_find_source(struct pc_member_group *group, struct pc_call *call) {
     if (group->n < 2 || group->rank == PC_RANK_NONE) return true; /* refused for that */
-    struct source_search search = {call, PC_RANK_NONE};
-    consider_failed(group, &search);
-    if (search.rank == PC_RANK_NONE) pc_op_each_in(group, consider_source, &search);
-    if (search.rank == PC_RANK_NONE) return false;
-    call->source = search.rank;
+    const struct pc_list *bucket = pc_op_tags(group, call->tag);
+    uint32_t failed = PC_RANK_NONE, begun = PC_RANK_NONE;
+    for (const struct pc_list *node = bucket->next; node != bucket; node = node->next) {
+        struct pc_tag *tag = PC_LIST_ENTRY(node, struct pc_tag, node);
+        if (tag->number != call->tag || !is_for(tag, group->ids[group->rank])) continue;
+        if (failed == PC_RANK_NONE && has_failed(group, tag)) failed = source_of(group, tag);
+        if (begun == PC_RANK_NONE && has_begun(group, tag)) begun = source_of(group, tag);
+    }
+    const uint32_t source = failed != PC_RANK_NONE ? failed : begun;
+    if (source == PC_RANK_NONE) return false;
+    call->source = source;
     return true;
+}
+
+void pc_op_offer(struct pc_member *member, struct pc_tag *tag) {
+    if (pc_list_empty(&member->parked) || pc_list_linked(&tag->offer) || !is_for(tag, member->id)) return;
+    pc_list_append(&member->offers, &tag->offer);
 }
 
 void pc_member_end_parked(struct pc_member *member, const struct pc_member_group *group, enum pc_parked which,

@@ -488,7 +488,9 @@ static pc_status operation_of(struct pc_member *member, const struct pc_op_key *
         if (key.seq < undecided) return pcclSuccess;
     }
     *op = pc_op_create(member, tag, &key);
-    return *op == NULL ? pcclNoMemory : pcclSuccess;
+    if (*op == NULL) return pcclNoMemory;
+    pc_op_offer(member, tag);
+    return pcclSuccess;
 }
 
 /* Of other members' descriptors the first is kept, and the first that differs from it. */

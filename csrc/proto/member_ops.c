@@ -11,9 +11,13 @@
 
 /* Tags and operations ------------------------------------------------------------------------------------------- */
 
+/* By number alone: a receive from anybody finds all the channels of its tag in one of them. */
+struct pc_list *pc_op_tags(struct pc_member_group *group, uint64_t number) {
+    return &group->tags[number * 0x9e3779b97f4a7c15ull >> 32 & (PC_TAG_BUCKETS - 1)];
+}
+
 struct pc_tag *pc_op_tag(struct pc_member_group *group, uint64_t number, uint64_t channel, bool create) {
-    const uint64_t hash = (number ^ channel * 0x100000001b3ull) * 0x9e3779b97f4a7c15ull;
-    struct pc_list *bucket = &group->tags[hash >> 32 & (PC_TAG_BUCKETS - 1)];
+    struct pc_list *bucket = pc_op_tags(group, number);
     for (struct pc_list *node = bucket->next; node != bucket; node = node->next) {
         struct pc_tag *tag = PC_LIST_ENTRY(node, struct pc_tag, node);
         if (tag->number == number && tag->channel == channel) return tag;
@@ -26,23 +30,32 @@ struct pc_tag *pc_op_tag(struct pc_member_group *group, uint64_t number, uint64_
     tag->channel = channel;
     pc_list_init(&tag->ops);
     pc_list_init(&tag->tombstones);
+    pc_list_init(&tag->offer);
     pc_list_append(bucket, &tag->node);
     group->tag_count++;
     return tag;
 }
 
-static struct pc_op *if_it_is(struct pc_list *node, uint64_t epoch, uint64_t seq) {
-    struct pc_op *op = PC_LIST_ENTRY(node, struct pc_op, node);
-    return op->key.epoch == epoch && op->key.seq == seq ? op : NULL;
+/* Less than 0: node is earlier than that; 0: it is that one. */
+static int compare(const struct pc_list *node, uint64_t epoch, uint64_t seq) {
+    const struct pc_op_key *key = &PC_LIST_ENTRY(node, const struct pc_op, node)->key;
+    if (key->epoch != epoch) return key->epoch < epoch ? -1 : 1;
+    return (key->seq > seq) - (key->seq < seq);
 }
 
-/* Mostly it is the one that is posted here, which is the first, or one that others have begun last. */
+/* The last one that is no later than that, or the list's head: mostly others go on where they were. */
+static struct pc_list *last_until(struct pc_tag *tag, uint64_t epoch, uint64_t seq) {
+    struct pc_list *node = tag->ops.prev;
+    while (node != &tag->ops && compare(node, epoch, seq) > 0) node = node->prev;
+    return node;
+}
+
+/* Mostly it is the one that is posted here, which is the first, or one that others have begun last, or are about to. */
 struct pc_op *pc_op_find(struct pc_tag *tag, uint64_t epoch, uint64_t seq) {
-    struct pc_op *op = pc_list_empty(&tag->ops) ? NULL : if_it_is(tag->ops.next, epoch, seq);
-    for (struct pc_list *node = tag->ops.prev; op == NULL && node != &tag->ops; node = node->prev) {
-        op = if_it_is(node, epoch, seq);
-    }
-    return op;
+    struct pc_list *node = tag->ops.next;
+    if (node != &tag->ops && compare(node, epoch, seq) != 0) node = last_until(tag, epoch, seq);
+    if (node == &tag->ops || compare(node, epoch, seq) != 0) return NULL;
+    return PC_LIST_ENTRY(node, struct pc_op, node);
 }
 
 struct pc_op *pc_op_create(struct pc_member *member, struct pc_tag *tag, const struct pc_op_key *key) {
@@ -55,7 +68,7 @@ struct pc_op *pc_op_create(struct pc_member *member, struct pc_tag *tag, const s
     op->member = member;
     op->key = *key;
     pc_list_init(&op->held);
-    pc_list_append(&tag->ops, &op->node);
+    pc_list_append(last_until(tag, key->epoch, key->seq)->next, &op->node);
     return op;
 }
 
@@ -91,7 +104,7 @@ static void free_op(struct pc_op *op) {
     pc_list_append(&member->spare_ops, &op->node);
 }
 
-static void drop_held(struct pc_op *op) {
+void pc_op_drop(struct pc_op *op) {
     pc_op_release(op);
     free_op(op);
 }
@@ -231,6 +244,7 @@ static bool consume_tombstone(struct pc_member *member, struct pc_member_group *
     error.seq = tombstone->seq;
     error.epoch = tombstone->epoch;
     free(tombstone);
+    pc_op_offer(member, tag);
     member->stats.ops_aborted++;
     pc_member_complete(member, call, &error);
     return true;
@@ -258,6 +272,7 @@ static struct pc_op *new_op(struct pc_member *member, struct pc_member_group *gr
     pc_list_remove(&op->node);
     pc_list_append(tag->ops.next, &op->node);
     tag->next_seq++;
+    pc_op_offer(member, tag);
     return op;
 }
 
@@ -399,16 +414,27 @@ void pc_member_start_queued(struct pc_member *member, uint64_t now_ns) {
     }
 }
 
-void pc_member_match_parked(struct pc_member *member, uint64_t now_ns) {
+static void match_tag(struct pc_member *member, struct pc_member_group *group, uint64_t number, uint64_t now_ns) {
     for (struct pc_list *node = member->parked.next, *next; node != &member->parked; node = next) {
         next = node->next;
         struct pc_call *call = PC_LIST_ENTRY(node, struct pc_call, node);
-        struct pc_member_group *group = pc_member_group(member, call->group);
-        if (group == NULL || group->frozen || !pc_op_find_source(group, call)) continue;
+        if (call->tag != number || call->group != group->subset || !pc_op_find_source(group, call)) continue;
         pc_list_remove(node);
         member->posted_count--;
         start_call(member, group, call, now_ns);
     }
+}
+
+void pc_member_match_parked(struct pc_member *member, uint64_t now_ns) {
+    struct pc_list frozen;
+    pc_list_init(&frozen);
+    struct pc_list *node;
+    while ((node = pc_list_pop(&member->offers)) != NULL) {
+        struct pc_tag *tag = PC_LIST_ENTRY(node, struct pc_tag, offer);
+        if (tag->group->frozen) pc_list_append(&frozen, node);
+        else match_tag(member, tag->group, tag->number, now_ns);
+    }
+    while ((node = pc_list_pop(&frozen)) != NULL) pc_list_append(&member->offers, node);
 }
 
 /* Steps --------------------------------------------------------------------------------------------------------- */
@@ -466,17 +492,18 @@ void pc_member_verdict(struct pc_member *member, const struct pc_verdict *verdic
         complete_op(op, verdict->commit ? NULL : &cause);
         return;
     }
-    if (op != NULL) drop_held(op);
+    if (op != NULL) pc_op_drop(op);
     if (verdict->commit || key->seq < tag->next_seq) return;
     /* A deadlock ends a call of everybody: this peer hears of it by its own, and its next operation meets the others'. */
     if (cause.code == pcclDeadlock) tag->next_seq = key->seq + 1;
     else bury(member, tag, key, &cause);
+    pc_op_offer(member, tag);
 }
 
 static void lose_op(struct pc_op *op, void *context) {
     pc_error error = *(const pc_error *)context;
     if (op->phase == PC_OP_HELD) {
-        drop_held(op);
+        pc_op_drop(op);
         return;
     }
     /* The others have all that they need from here: they may have it committed, and this peer cannot know. */
@@ -497,6 +524,7 @@ static void free_idle_tags(struct pc_member_group *group, bool all) {
             tag->next_seq = 0;
             if (!pc_list_empty(&tag->ops) || !pc_list_empty(&tag->tombstones)) continue;
             pc_list_remove(&tag->node);
+            pc_list_remove(&tag->offer);
             free(tag);
             group->tag_count--;
         }
@@ -522,7 +550,7 @@ void pc_member_ops_lose(struct pc_member *member, const pc_error *error) {
 static void flip_op(struct pc_op *op, void *context) {
     if (op->key.epoch >= op->group->epoch) return;
     if (op->phase == PC_OP_HELD) {
-        drop_held(op);
+        pc_op_drop(op);
         return;
     }
     complete_op(op, context);
@@ -558,7 +586,7 @@ uint32_t pc_member_ops_posted(struct pc_member *member, struct pc_member_group *
 
 static void forget_op(struct pc_op *op, void *context) {
     (void)context;
-    if (op->phase == PC_OP_HELD) drop_held(op);
+    if (op->phase == PC_OP_HELD) pc_op_drop(op);
 }
 
 void pc_member_ops_forget(struct pc_member_group *group) {

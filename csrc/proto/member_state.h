@@ -141,6 +141,7 @@ struct pc_member {
     struct pc_list calls; /* joint calls and CONNECT */
     struct pc_list queued; /* operations that wait until nothing is frozen */
     struct pc_list parked; /* receives from whoever sends first */
+    struct pc_list offers; /* tags with which something is new for them */
     uint64_t next_serial;
     uint32_t posted_count;
     uint64_t ops_due_ns; /* no time limit of an operation passes before */

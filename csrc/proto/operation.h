@@ -26,8 +26,9 @@ struct pc_tag {
     struct pc_member_group *group;
     uint64_t number, channel;
     uint64_t next_seq;
-    struct pc_list ops; /* the posted one, of which there is one at most, is the first */
+    struct pc_list ops; /* by epoch and seq; the posted one, of which there is one at most, is the first */
     struct pc_list tombstones;
+    struct pc_list offer; /* in the member's list, or in none */
 };
 
 /* Elements of one kind of values, partial or final, that one member sends to another; as either sees them. */
@@ -91,9 +92,13 @@ struct pc_op {
 };
 
 /* member_ops.c */
+/* The bucket of tags of that number. */
+struct pc_list *pc_op_tags(struct pc_member_group *group, uint64_t number);
 struct pc_tag *pc_op_tag(struct pc_member_group *group, uint64_t number, uint64_t channel, bool create);
 struct pc_op *pc_op_find(struct pc_tag *tag, uint64_t epoch, uint64_t seq);
 struct pc_op *pc_op_create(struct pc_member *member, struct pc_tag *tag, const struct pc_op_key *key);
+/* One that is held is over: with its frames. */
+void pc_op_drop(struct pc_op *op);
 /* Asks the master to fail it for all. An operation of a step is over, with all of the step, when the event is. */
 void pc_op_fail(struct pc_op *op, const pc_error *error);
 /* Whether it is complete here; then it is reported, or over. op may be gone afterwards. */
@@ -109,6 +114,8 @@ static inline bool pc_op_in_step(const struct pc_op *op) {
 bool pc_op_from_anybody(const struct pc_call *call);
 /* Somebody has sent already, or has failed to: call becomes a receive from there. */
 bool pc_op_find_source(struct pc_member_group *group, struct pc_call *call);
+/* Something is new with tag that a parked receive from anybody may find; it is tried at the end of the event. */
+void pc_op_offer(struct pc_member *member, struct pc_tag *tag);
 
 /* member_data.c */
 /* The call is there: lanes open, and what was held is taken. */
