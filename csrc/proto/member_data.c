@@ -310,6 +310,18 @@ static pc_status take_held(struct pc_op *op, struct pc_held *held, uint64_t now_
     return take_arrival(op, &arrival, from, now_ns);
 }
 
+/* A wrong frame costs its sender the link, now as when it had come after the call. */
+static pc_status take_complete(struct pc_op *op, struct pc_held *held, uint64_t now_ns) {
+    struct pc_link *link = held->link;
+    const pc_status status = take_held(op, held, now_ns);
+    if (status != pcclProtocolError) return status;
+    pc_error error = {.peer_id = link->peer};
+    pc_error_set(&error, status, "peer %llu sent a frame that does not belong to its operation",
+                 (unsigned long long)link->peer);
+    pc_member_link_lost(op->member, link, &error, now_ns);
+    return pcclSuccess;
+}
+
 static pc_status make_lanes(struct pc_op *op) {
     struct pc_member *member = op->member;
     const struct pc_member_group *group = op->group;
@@ -384,7 +396,7 @@ pc_status pc_op_start(struct pc_op *op, uint64_t now_ns) {
             if (PC_LIST_ENTRY(node, struct pc_held, node)->complete) held = PC_LIST_ENTRY(node, struct pc_held, node);
         }
         if (held == NULL) break;
-        PC_TRY(take_held(op, held, now_ns));
+        PC_TRY(take_complete(op, held, now_ns));
     }
     return pcclSuccess;
 }
@@ -451,6 +463,7 @@ static void unhold(struct pc_op *op, void *context) {
         struct pc_held *held = PC_LIST_ENTRY(node, struct pc_held, node);
         if (held->link == context) pc_op_free_held(op->member, held);
     }
+    if (op->phase == PC_OP_HELD && pc_list_empty(&op->held)) pc_op_drop(op);
 }
 
 void pc_member_ops_unhold(struct pc_member *member, const struct pc_link *link) {
@@ -468,7 +481,7 @@ static pc_status operation_of(struct pc_member *member, const struct pc_op_key *
     struct pc_op_key key = *wire_key;
     struct pc_member_group *group = NULL;
     *op = NULL;
-    const bool ours = pc_channel_source(key.channel) == member->id || pc_channel_target(key.channel) == member->id;
+    const bool ours = key.channel == pc_channel(from, member->id) || key.channel == pc_channel(member->id, from);
     if (key.group != member->group.number || (key.channel != 0 && !ours)) return pcclProtocolError;
     PC_TRY(pc_member_group_of(member, &key, from, &group));
     if (group == NULL) return pcclSuccess;
