@@ -24,6 +24,12 @@ static void spread_poison(struct pc_member *member) {
 }
 
 static void finish(struct pc_member *member, uint64_t now_ns) {
+    if (member->no_memory != NULL) {
+        pc_error error = {0};
+        pc_error_set(&error, pcclNoMemory, "%s", member->no_memory);
+        member->no_memory = NULL;
+        pc_member_lose(member, &error, false);
+    }
     if (member->poisoned) spread_poison(member);
     if (!pc_list_empty(&member->offers)) pc_member_match_parked(member, now_ns);
     pc_member_flush_done(member);
@@ -125,6 +131,10 @@ void pc_member_lose(struct pc_member *member, const pc_error *error, bool flush_
     member->group.n = 0;
     member->group.rank = PC_RANK_NONE;
     member->early_count = 0;
+}
+
+void pc_member_no_memory(struct pc_member *member, const char *what) {
+    if (member->no_memory == NULL) member->no_memory = what;
 }
 
 void pc_member_break(struct pc_member *member, struct pc_stream *stream, const pc_error *error, uint64_t now_ns) {

@@ -13,9 +13,7 @@ void pc_member_tell_master(struct pc_member *member, uint8_t type, const void *m
     if (member->control == NULL || member->control->closing) return;
     struct pc_tx *tx = pc_tx_create(&member->tx_pool, PC_FRAME_MAGIC, type, message, NULL, 0, false);
     if (tx == NULL) {
-        pc_error error = {0};
-        pc_error_set(&error, pcclNoMemory, "no memory for a message to the master");
-        pc_member_lose(member, &error, false);
+        pc_member_no_memory(member, "no memory for a message to the master");
         return;
     }
     pc_list_append(&member->control->queue, &tx->node);

@@ -463,8 +463,7 @@ static void bury(struct pc_member *member, struct pc_tag *tag, const struct pc_o
     if (PC_MUTANT(PC_MUTANT_SEQ_KEPT)) return;
     struct pc_tombstone *tombstone = pc_calloc(1, sizeof *tombstone);
     if (tombstone == NULL) {
-        const pc_error lost = {.code = pcclNoMemory, .message = "no memory to remember a verdict"};
-        pc_member_lose(member, &lost, true);
+        pc_member_no_memory(member, "no memory to remember a verdict");
         return;
     }
     tombstone->epoch = key->epoch;

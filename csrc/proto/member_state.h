@@ -155,6 +155,7 @@ struct pc_member {
 
     uint64_t tick_ns; /* deadline as last told; tells how late a tick is */
     uint64_t stall_ns; /* next report of blocked calls */
+    const char *no_memory; /* for what, without which the run cannot go on for this peer; NULL: there was enough */
     bool stalled; /* the master believes that this peer is blocked */
     pcclStats_t stats;
 };
@@ -167,6 +168,8 @@ struct pc_stream *pc_member_stream(struct pc_member *member, enum pc_member_role
 void pc_member_complete(struct pc_member *member, struct pc_call *call, const pc_error *error);
 /* Ends all of the run for this peer: calls fail with error, connections close. */
 void pc_member_lose(struct pc_member *member, const pc_error *error, bool flush_control);
+/* The same, because there is no memory for what: at the end of the event, when nobody is in the middle of anything. */
+void pc_member_no_memory(struct pc_member *member, const char *what);
 /* Reports a defect of the other end on stream: it is closed; what that means follows from its role. */
 void pc_member_break(struct pc_member *member, struct pc_stream *stream, const pc_error *error, uint64_t now_ns);
 const struct pc_member_record *pc_member_find(const struct pc_member *member, uint64_t id);

@@ -30,8 +30,7 @@ static bool posted_ops(struct pc_member *member, const struct pc_member_group *g
         .keys = pc_arena_alloc(&member->arena, member->posted_count, sizeof(struct pc_op_key)),
     };
     if (list->items == NULL || list->keys == NULL) {
-        const pc_error error = {.code = pcclNoMemory, .message = "no memory to report the operations in flight"};
-        pc_member_lose(member, &error, true);
+        pc_member_no_memory(member, "no memory to report the operations in flight");
         return false;
     }
     pc_op_each(member, add_state, list);
