@@ -499,3 +499,32 @@ def test_a_step_can_run_far_ahead_of_others(kind, tags):
         for rank, peer in enumerate(peers):
             peer.start(run_ahead, rank=rank, kind=kind, times=16_000, tags=tags)
         assert [peer.wait(60) for peer in peers] == [[0, 0, 0, True]] * 3
+
+
+def try_alone(peer, rank, times):
+    """Rank 0 gives up many times before the others call: each of their calls gets its verdict, and then all meet."""
+    seen = []
+    if rank > 0:
+        peer.emit("late")
+        time.sleep(1.5)
+    for i in range(times):
+        x = np.full(4, i, np.float32)
+        try:
+            peer.comm.all_reduce(x, tag=5, op_timeout=0.02 if rank == 0 else 10)
+            seen.append(float(x[0]))
+        except pccl.OperationTimeoutError as error:
+            seen.append([type(error).__name__, error.record.seq, bool(np.all(x == i))])
+    x = np.full(4, rank, np.float32)
+    peer.comm.all_reduce(x, tag=5, op_timeout=10)
+    return seen, float(x[0])
+
+
+def test_verdicts_of_many_attempts_wait_for_those_who_come_late(three):
+    for rank, peer in enumerate(three):
+        peer.start(try_alone, rank=rank, times=20)
+    for seen, total in [peer.wait() for peer in three]:
+        assert [name for name, *_ in seen] == ["OperationTimeoutError"] * 20
+        assert [kept for *_, kept in seen] == [True] * 20
+        first = seen[0][1]
+        assert [seq for _, seq, _ in seen] == list(range(first, first + 20))
+        assert total == 3

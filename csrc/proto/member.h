@@ -21,7 +21,7 @@ struct pc_member_config {
     uint64_t dead_timeout_ns, op_timeout_ns, handshake_timeout_ns;
     struct pc_random random;
     struct pc_memory memory;
-    uint32_t staging_bytes; /* of partial values that wait here, for one operation; at least what a member needs */
+    uint32_t staging_bytes; /* of values that wait here, for one operation; at least what a member needs; the same at all */
 };
 
 struct pc_member;

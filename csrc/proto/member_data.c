@@ -17,10 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    EAGER_GROUP_BYTES = 8 << 20, /* from all members of a group whose links are long */
-    EAGER_TELL_BYTES = PC_EAGER_LINK_BYTES / 4 /* taken, and not told */
-};
+enum { EAGER_TELL_BYTES = PC_EAGER_LINK_BYTES / 4 /* taken, and not told */ };
 
 /* Sending ------------------------------------------------------------------------------------------------------- */
 
@@ -31,11 +28,12 @@ static uint32_t frame_cost(uint32_t len_bytes) {
 
 /*
  * What may be sent of op to one member without READY: where that is far away, more, for READY is half a round trip late.
- * All members know it alike.
+ * What all others send so is half of the staging memory at most. All members know it alike.
  */
 static uint64_t eager_most(const struct pc_op *op) {
     if (op->group->rtt_us < PC_FAR_US) return PC_EAGER_OP_BYTES;
-    return pc_max_u64(PC_EAGER_OP_BYTES, pc_min_u64(EAGER_GROUP_BYTES / op->group->n, PC_EAGER_FAR_BYTES));
+    const uint64_t share = op->member->config.staging_bytes / 2 / op->group->n;
+    return pc_max_u64(PC_EAGER_OP_BYTES, pc_min_u64(share, PC_EAGER_FAR_BYTES));
 }
 
 /* With READY and the request for it, the other end holds no more than twice the eager part. */
@@ -430,7 +428,12 @@ void pc_op_free_held(struct pc_member *member, struct pc_held *held) {
     free(held);
 }
 
-void pc_op_release(struct pc_op *op) {
+/* All its frames have come and gone: no queue and no connection has one. */
+static bool is_nowhere(const struct pc_op *op) {
+    return op->phase != PC_OP_HELD && pc_collective_complete(&op->collective) && pc_list_empty(&op->held);
+}
+
+static void forget_frames(struct pc_op *op) {
     struct pc_member *member = op->member;
     for (struct pc_list *node = member->links.next, *next; node != &member->links; node = next) {
         next = node->next;
@@ -440,6 +443,11 @@ void pc_op_release(struct pc_op *op) {
         const pc_error error = {.code = pcclNoMemory, .message = "no memory to end an operation in order"};
         pc_member_link_lost(member, link, &error, op->progress_ns);
     }
+}
+
+void pc_op_release(struct pc_op *op) {
+    struct pc_member *member = op->member;
+    if (!is_nowhere(op)) forget_frames(op);
     while (!pc_list_empty(&op->held)) pc_op_free_held(member, PC_LIST_ENTRY(op->held.next, struct pc_held, node));
     for (uint32_t rank = 0; op->lanes != NULL && rank < op->collective.plan.n; rank++) {
         struct pc_lane *lane = &op->lanes[rank];
@@ -496,7 +504,7 @@ static pc_status operation_of(struct pc_member *member, const struct pc_op_key *
         uint64_t undecided = tag->next_seq;
         for (struct pc_list *node = tag->tombstones.next; node != &tag->tombstones; node = node->next) {
             const struct pc_tombstone *tombstone = PC_LIST_ENTRY(node, struct pc_tombstone, node);
-            if (tombstone->epoch == key.epoch) undecided = pc_max_u64(undecided, tombstone->seq + 1);
+            if (tombstone->epoch == key.epoch) undecided = pc_max_u64(undecided, tombstone->last_seq + 1);
         }
         if (key.seq < undecided) return pcclSuccess;
     }

@@ -237,13 +237,16 @@ static pc_status refuse_post(struct pc_member *member, struct pc_member_group *g
 static bool consume_tombstone(struct pc_member *member, struct pc_member_group *group, struct pc_call *call) {
     struct pc_tag *tag = pc_op_tag(group, call->tag, channel_of(group, call), false);
     if (tag == NULL || pc_list_empty(&tag->tombstones)) return false;
-    struct pc_tombstone *tombstone = PC_LIST_ENTRY(pc_list_pop(&tag->tombstones), struct pc_tombstone, node);
+    struct pc_tombstone *tombstone = PC_LIST_ENTRY(tag->tombstones.next, struct pc_tombstone, node);
     if (tombstone->epoch == group->epoch) tag->next_seq = pc_max_u64(tag->next_seq, tombstone->seq + 1);
     pc_error error = tombstone->error;
     error.tag = call->tag;
     error.seq = tombstone->seq;
     error.epoch = tombstone->epoch;
-    free(tombstone);
+    if (tombstone->seq++ == tombstone->last_seq) {
+        pc_list_remove(&tombstone->node);
+        free(tombstone);
+    }
     pc_op_offer(member, tag);
     member->stats.ops_aborted++;
     pc_member_complete(member, call, &error);
@@ -461,13 +464,20 @@ void pc_member_end_step(struct pc_member_group *group) {
 
 static void bury(struct pc_member *member, struct pc_tag *tag, const struct pc_op_key *key, const pc_error *error) {
     if (PC_MUTANT(PC_MUTANT_SEQ_KEPT)) return;
+    /* Who tries again and again, while this peer never calls, costs it no more than once. */
+    struct pc_tombstone *last = PC_LIST_ENTRY(tag->tombstones.prev, struct pc_tombstone, node);
+    const bool any = !pc_list_empty(&tag->tombstones);
+    if (any && last->epoch == key->epoch && last->last_seq + 1 == key->seq && last->error.code == error->code) {
+        last->last_seq = key->seq;
+        return;
+    }
     struct pc_tombstone *tombstone = pc_calloc(1, sizeof *tombstone);
     if (tombstone == NULL) {
         pc_member_no_memory(member, "no memory to remember a verdict");
         return;
     }
     tombstone->epoch = key->epoch;
-    tombstone->seq = key->seq;
+    tombstone->seq = tombstone->last_seq = key->seq;
     tombstone->error = *error;
     pc_list_append(&tag->tombstones, &tombstone->node);
 }

@@ -15,10 +15,11 @@
 
 enum pc_op_phase { PC_OP_HELD, PC_OP_RUNNING, PC_OP_DECIDED };
 
+/* Of one verdict, or of several in a row. */
 struct pc_tombstone {
     struct pc_list node;
-    uint64_t epoch, seq;
-    pc_error error;
+    uint64_t epoch, seq, last_seq;
+    pc_error error; /* of the first */
 };
 
 struct pc_tag {

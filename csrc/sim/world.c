@@ -44,7 +44,7 @@ enum { PIPE_BYTES = 64 << 10 };
 struct pc_world {
     struct pc_world_hooks hooks;
     uint64_t now_ns, order, events, hash, state;
-    uint32_t rtt_us;
+    uint32_t rtt_us, staging_bytes;
     bool rated; /* bandwidths are told too */
     struct event *heap;
     size_t count, capacity;
@@ -419,7 +419,7 @@ struct pc_process *pc_world_start(struct pc_world *world, uint32_t slot, uint32_
         process->machine = pc_master_machine(process->master);
     } else {
         struct pc_member_config config = {
-            .staging_bytes = 1, /* as little as it may be: credit runs out all the time */
+            .staging_bytes = world->staging_bytes,
             .group = group,
             .stripes = 1 + (uint32_t)(pc_world_below(world, 4) == 0),
             .host = "sim",
@@ -513,6 +513,7 @@ struct pc_world *pc_world_create(uint64_t seed, const struct pc_world_hooks *hoo
     world->hooks = *hooks;
     world->state = pc_digest64(&seed, sizeof seed);
     world->rtt_us = seed % 2 == 0 ? 100 : 50000;
+    world->staging_bytes = seed % 8 == 7 ? 16 << 20 : 1; /* mostly as little as may be: credit runs out all the time */
     world->rated = seed % 3 != 0;
     world->hash = 0xcbf29ce484222325ull;
     world->now_ns = PC_NS_PER_S;
