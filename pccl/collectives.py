@@ -10,6 +10,7 @@ member that has it; wherever that member receives it too, in place or not, it ta
 from __future__ import annotations
 
 import contextlib
+import operator
 import sys
 from array import array
 from collections.abc import Sequence
@@ -323,8 +324,9 @@ class Collectives:
         assert out is not None
         size = self.world_size
         block = source.count_elems // size
-        self._check_blocks("all_to_all", "send", source, block, counts)
-        self._check_blocks("all_to_all", "recv", out, block, recv_counts)
+        own = block if counts is None else None
+        self._check_blocks("all_to_all", "send", source, own, counts)
+        self._check_blocks("all_to_all", "recv", out, own, recv_counts)
         return self._start(
             Collective.ALL_TO_ALL, source, out, block, result=recv, tag=tag, counts=counts, recv_counts=recv_counts,
             codec=codec, op_timeout=op_timeout, async_op=async_op,
@@ -397,14 +399,21 @@ class Collectives:
     # ---------------------------------------------------------------------------------------------------- internals --
 
     def _check_blocks(
-        self, func_name: str, name: str, blocks: Operand, own_elems: int, counts: Sequence[int] | None
+        self, func_name: str, name: str, blocks: Operand, own_elems: int | None, counts: Sequence[int] | None
     ) -> None:
+        """``blocks``, the argument ``name``, has a block of each rank, the other buffer the own one, of ``own_elems``;
+        None where both have blocks."""
         size = self.world_size
         if counts is not None and len(counts) != size:
             raise invalid_argument(func_name, f"{len(counts)} counts for a group of {size}")
         if counts is not None and min(counts) < 0:
             raise invalid_argument(func_name, "a count is negative")
-        expected = sum(counts) if counts is not None else own_elems * size
+        if counts is not None and own_elems is not None and counts[self.rank] != own_elems:
+            other = "recv" if name == "send" else "send"
+            raise unusable_buffer(
+                func_name, f"{other} has {own_elems} elements, the count of rank {self.rank} is {counts[self.rank]}"
+            )
+        expected = sum(counts) if counts is not None else (own_elems or 0) * size
         if blocks.count_elems != expected:
             what = "the counts add up to" if counts is not None else f"{size} blocks of {own_elems} elements are"
             raise unusable_buffer(func_name, f"{name} has {blocks.count_elems} elements, {what} {expected}")
@@ -496,11 +505,11 @@ class Collectives:
         awaited: bool = False,
     ) -> Request:
         name = collective.name.lower()
-        if not 0 <= tag < 2**64:
+        if not is_number(tag, 2**64):
             raise invalid_argument(name, f"tag must be a number from 0 to 2**64 - 1, not {tag!r}")
-        if not 0 <= root < 2**32:
+        if not is_number(root, 2**32):
             raise invalid_argument(name, f"a rank is a number from 0, not {root!r}")
-        if weight is not None and not 0 <= weight < 2**64:
+        if weight is not None and not is_number(weight, 2**64):
             raise invalid_argument(name, f"a weight is a number from 0 to 2**64 - 1, not {weight!r}")
         memory = source if source is not None else out
         return self._core.start_collective(
@@ -523,6 +532,14 @@ class Collectives:
             self._group_number(),
             awaited,
         )
+
+
+def is_number(value: Any, limit: int) -> bool:
+    """Whole and from 0 to ``limit`` - 1. The core would cut the fraction off a float."""
+    try:
+        return 0 <= operator.index(value) < limit
+    except TypeError:
+        return False
 
 
 def algorithm_of(algorithm: Algorithm | str | None, func_name: str) -> Algorithm:

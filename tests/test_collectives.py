@@ -414,6 +414,13 @@ def refuse(peer, rank, size):
         lambda: comm.send(data, rank),
         lambda: comm.all_gather(data, np.ones(5, "float32")),
         lambda: comm.all_gather(data, counts=[12]),
+        lambda: comm.all_gather(data, counts=[11] * size),
+        lambda: comm.gather(data, counts=[11] * size, root=rank),
+        lambda: comm.reduce_scatter(data, data[:1].copy(), counts=[4] * size),
+        lambda: comm.scatter(data, data[:1].copy(), counts=[4] * size, root=rank),
+        lambda: comm.broadcast(data, root=1.5),
+        lambda: comm.all_reduce(data, op="avg", weight=1.5),
+        lambda: comm.all_reduce(data, tag=1.5),
         lambda: comm.all_reduce(data, op="band"),
         lambda: comm.all_reduce(data, op="sum", weight=2),
         lambda: comm.all_reduce(np.ones(3, bool), op="avg"),
@@ -433,7 +440,7 @@ def refuse(peer, rank, size):
 
 
 def test_wrong_arguments_are_refused_before_anything_is_sent(three):
-    assert everywhere(three, refuse) == [[[""] * 10, 3.0]] * 3
+    assert everywhere(three, refuse) == [[[""] * 17, 3.0]] * 3
 
 
 def test_a_collective_of_one_is_refused():
