@@ -135,11 +135,20 @@ class Step:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        failure = self._settle()
-        self._owner._step = None
         self.committed = False
+        failure = None
         try:
-            self._owner._finish(self._owner._core.start_end_step(self._group, kind is None and failure is None))
+            if error is None:
+                failure = self._settle()
+            else:
+                self._give_up()
+        except BaseException:  # an interrupt: the others are told, as they are of one in the block
+            self._give_up()
+            with contextlib.suppress(PCCLError):
+                self._vote(False)
+            raise
+        try:
+            self._vote(error is None and failure is None)
         except PCCLError as aborted:
             if aborted.result != Result.STEP_ABORTED:
                 raise
@@ -150,6 +159,10 @@ class Step:
         else:
             self.committed = True
 
+    def _vote(self, commit: bool) -> None:
+        self._owner._step = None
+        self._owner._finish(self._owner._core.start_end_step(self._group, commit))
+
     def _settle(self) -> PCCLError | None:
         """Waits for what is in flight; the first failure."""
         first: PCCLError | None = None
@@ -159,6 +172,11 @@ class Step:
             except PCCLError as error:
                 first = first or error
         return first
+
+    def _give_up(self) -> None:
+        """Ends what is in flight: it may wait for what this peer would have done in the rest of the block."""
+        for handle in self.handles:
+            handle.cancel()
 
 
 class Collectives:
@@ -200,7 +218,7 @@ class Collectives:
         verdict of all, and leaving the block votes on all of them at once. ``s.committed`` tells the result; a step
         that failed anywhere raises StepAbortedError everywhere, with the cause as ``__cause__``. The first failure
         makes what is in flight or started later in the step fail at once. Buffers reduced in place in a failed step are
-        not restored. An exception in the block aborts the step for all."""
+        not restored. An exception in the block ends what is in flight, and aborts the step for all."""
         return Step(self)
 
     # --------------------------------------------------------------------------------------------------- one to all --

@@ -337,6 +337,125 @@ def test_a_failure_aborts_the_step_for_all(three):
     assert everywhere(three, abort_step, how="mismatch") == [expected] * 3
 
 
+def leave_step_early(peer, rank, size, how):
+    comm = peer.comm
+    start = time.monotonic()
+    seen = ""
+    try:
+        with comm.step() as step:
+            if rank == 1 and how == "at once":
+                raise ValueError("no")
+            if rank == 1 and how == "with a receive in flight":  # rank 0 sends when it has got the broadcast
+                comm.recv(np.empty(5), 0, tag=9, async_op=True)
+                raise ValueError("no")
+            if rank == 1 and how == "interrupted at the end":
+                comm.all_reduce_async(np.ones(5), tag=5)
+                threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+            elif how != "without an operation" or rank != 1:
+                data = np.ones(5)
+                comm.broadcast(data, root=1, tag=3)
+                if rank == 0:
+                    comm.send(data, 1, tag=9)
+    except pccl.StepAbortedError:
+        seen = "aborted"
+    except (ValueError, KeyboardInterrupt) as error:
+        seen = type(error).__name__
+    seconds = time.monotonic() - start
+    data = np.ones(5)
+    with comm.step() as again:
+        comm.all_reduce(data)
+    return [seen, step.committed, seconds < 10, again.committed, float(data[0])]
+
+
+@pytest.mark.parametrize(
+    ("how", "own"),
+    [
+        ("at once", "ValueError"),
+        ("with a receive in flight", "ValueError"),
+        ("interrupted at the end", "KeyboardInterrupt"),
+        ("without an operation", "aborted"),  # found out by the master, when all are stuck
+    ],
+)
+def test_who_leaves_a_step_early_aborts_it_for_all(three, how, own):
+    expected = [[seen, False, True, True, 3.0] for seen in ("aborted", own, "aborted")]
+    assert everywhere(three, leave_step_early, how=how) == expected
+
+
+def send_before_all(peer, rank, size):
+    comm = peer.comm
+    start = time.monotonic()
+    cause = None
+    try:
+        with comm.step():
+            if rank == 0:
+                comm.send(np.ones(100_000), 1, tag=1)  # more than goes ahead of its receive
+            comm.broadcast(np.ones(5), tag=2)
+            if rank == 1:
+                comm.recv(np.empty(100_000), 0, tag=1)
+    except pccl.StepAbortedError as error:
+        cause = type(error.__cause__).__name__
+    seconds = time.monotonic() - start
+    data = np.ones(5)
+    with comm.step() as step:
+        comm.all_reduce(data)
+    return [cause, seconds < 10, step.committed, float(data[0])]
+
+
+def test_a_send_that_nobody_receives_yet_aborts_a_step_that_waits_for_it(three):
+    assert everywhere(three, send_before_all) == [["DeadlockError", True, True, 3.0]] * 3
+
+
+def leave_nested_steps(peer, rank, size):
+    comm = peer.comm
+    start = time.monotonic()
+    seen = ""
+    with comm.new_group([2, 1, 0]) as group:
+        try:
+            with comm.step() as outer, group.step() as inner:
+                group.all_reduce(np.ones(5))
+                if rank == 1:
+                    raise ValueError("no")
+                comm.all_reduce(np.ones(5))
+        except (pccl.StepAbortedError, ValueError) as error:
+            seen = type(error).__name__
+        seconds = time.monotonic() - start
+        data = np.ones(5)
+        with comm.step(), group.step():
+            comm.all_reduce(data)
+            group.all_reduce(data)
+    return [seen, outer.committed, inner.committed, seconds < 10, float(data[0])]
+
+
+def test_who_leaves_nested_steps_aborts_both_for_all(three):
+    expected = [[seen, False, False, True, 9.0] for seen in ("StepAbortedError", "ValueError", "StepAbortedError")]
+    assert everywhere(three, leave_nested_steps) == expected
+
+
+def start_with_a_failure(peer, rank, size):
+    comm = peer.comm
+    start = time.monotonic()
+    if rank == 1:
+        time.sleep(0.5)
+    else:
+        with contextlib.suppress(pccl.OperationTimeoutError):
+            comm.all_reduce(np.ones(5), tag=6, op_timeout=0.1)
+    cause = None
+    try:
+        with comm.step():
+            comm.all_reduce(np.ones(5), tag=6)
+    except pccl.StepAbortedError as error:
+        cause = type(error.__cause__).__name__
+    seconds = time.monotonic() - start
+    data = np.ones(5)
+    with comm.step() as step:
+        comm.all_reduce(data, tag=6)
+    return [cause, seconds < 2, step.committed, float(data[0])]
+
+
+def test_a_verdict_that_came_before_the_step_aborts_it_for_all(three):
+    assert everywhere(three, start_with_a_failure) == [["OperationTimeoutError", True, True, 3.0]] * 3
+
+
 def lose_in_step(peer, rank, size, victim):
     comm = peer.comm
     try:

@@ -127,6 +127,10 @@ def test_a_crash_after_every_event_keeps_the_laws(simulator: Simulator, peers: i
         pytest.param(3627, 3, 5, id="segments of different sizes in a ring"),
         # It ended with a text that named nobody.
         pytest.param(1033, 2, 5, id="a receive from anybody is told of the loss"),
+        # A member left its step early, and voted against it; others waited in the step until all were stuck.
+        pytest.param(93, 2, 5, id="who votes against a step fails it at once"),
+        # Then the votes that had been given ended with the deadlock, and nobody gave them again.
+        pytest.param(134, 2, 5, id="a deadlock in a step ends with the vote"),
     ],
 )
 def test_what_schedules_have_found(simulator: Simulator, seed: int, low: int, high: int) -> None:

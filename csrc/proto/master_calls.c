@@ -57,6 +57,16 @@ static struct pc_group *group_of_call(const struct pc_master *master, const stru
     return pc_master_group_of(master, &key);
 }
 
+/* peer has voted against its step: the others may be waiting in it for what will not come, and must not wait longer. */
+static void poison_step(struct pc_master *master, const struct pc_peer *peer, const struct pc_group *group) {
+    /* Not an operation of anybody: none has so high a number. */
+    const struct pc_op_key none = {.epoch = group->epoch, .seq = UINT64_MAX, .group = group->number, .subset = group->subset};
+    pc_error error = {.peer_id = peer->id};
+    pc_error_set(&error, pcclStepAborted, "peer %llu has voted against the step", (unsigned long long)peer->id);
+    pc_error_hint(&error, "nothing of the step counts at any peer; do it again");
+    pc_master_abort_op(master, &none, &error, true);
+}
+
 void pc_master_call(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_call *call, uint64_t now_ns) {
     peer->call = call->kind;
     peer->call_subset = call->kind == PC_CALL_END_STEP ? call->subset : 0;
@@ -64,12 +74,15 @@ void pc_master_call(struct pc_master *master, struct pc_peer *peer, const struct
     peer->call_ns = now_ns;
     peer->vote = call->value != 0;
     if (call->kind == PC_CALL_END_STEP) note_steps(peer, call->subset, call->step_ops);
+    const struct pc_group *group = group_of_call(master, peer);
     if (call->kind == PC_CALL_CREATE_GROUP && !keep_wanted(peer, call)) {
         const pc_error error = {.code = pcclNoMemory, .message = "the master has no memory for the list of a group"};
         pc_master_answer(master, peer, 0, &error);
-    } else if (group_of_call(master, peer) == NULL) {
+    } else if (group == NULL) {
         const pc_error error = {.code = pcclRankConnectionLost, .message = "the group is broken"};
         pc_master_answer(master, peer, 0, &error);
+    } else if (call->kind == PC_CALL_END_STEP && !peer->vote) {
+        poison_step(master, peer, group);
     }
 }
 
@@ -307,7 +320,9 @@ static bool blocked(const struct pc_peer *peer) {
 static bool does_part(const struct pc_peer *other, const struct pc_peer *peer, const struct pc_stall *stall) {
     if (other == peer || has_started(other, &stall->key)) return true;
     if (!stall->in_step) return false;
-    return stall->key.channel != 0 || steps_of(other, stall->key.subset) >= steps_of(peer, stall->key.subset);
+    /* A send is over at its receiver only when all of it has left the sender, where it is over too. */
+    if (stall->key.channel != 0) return pc_channel_target(stall->key.channel) == peer->id;
+    return steps_of(other, stall->key.subset) >= steps_of(peer, stall->key.subset);
 }
 
 /* Whether the operation can still come to its end by those that are not stuck. */
@@ -351,6 +366,17 @@ static void describe(const struct pc_peer *peer, char *out, size_t out_bytes) {
     }
 }
 
+/* Then its step fails, and it goes on to the vote: those who wait there hear of it with all others. */
+static bool any_in_step(struct pc_master *master, const struct pc_group *group) {
+    PC_EACH_PEER(master, peer) {
+        if (!peer->stuck || peer->group != group->number) continue;
+        for (uint32_t i = 0; i < peer->stall_count; i++) {
+            if (peer->stalls[i].kind == PC_CALL_COLLECTIVE && peer->stalls[i].in_step) return true;
+        }
+    }
+    return false;
+}
+
 /* Nothing that the stuck ones of this peer group wait for can come. */
 static void fail_stuck(struct pc_master *master, const struct pc_group *group) {
     pc_error error = {0};
@@ -369,13 +395,14 @@ static void fail_stuck(struct pc_master *master, const struct pc_group *group) {
     pc_error_set(&error, pcclDeadlock, "these calls can never match: %s", list);
     pc_error_hint(&error, "all peers of a group must make the same joint calls, and post the operations of a tag alike");
     PC_LOG(pcclLogWarn, "%s: %s", master->machine.name, error.message);
+    const bool votes_last = any_in_step(master, group);
     PC_EACH_PEER(master, peer) {
         if (!peer->stuck || peer->group != group->number) continue;
         for (uint32_t i = 0; i < peer->stall_count; i++) {
             if (peer->stalls[i].kind != PC_CALL_COLLECTIVE) continue;
             pc_master_abort_op(master, &peer->stalls[i].key, &error, peer->stalls[i].in_step != 0);
         }
-        pc_master_answer(master, peer, 0, &error);
+        if (peer->call != PC_CALL_END_STEP || !votes_last) pc_master_answer(master, peer, 0, &error);
         peer->stall_count = peer->stall_reports = 0;
         peer->started_count = 0;
     }
@@ -446,15 +473,18 @@ void pc_master_stalled(struct pc_peer *peer, const struct pc_msg_stalled *stalle
 /* A step is committed if nothing has failed anywhere. If not, its operations have ended unevenly: seqs start again. */
 static void end_step(struct pc_master *master, struct pc_group *group) {
     pc_error error = {0};
+    const struct pc_peer *first = NULL; /* the others may have heard of it from there */
     PC_EACH_PEER(master, peer) {
         if (!pc_master_in_group(peer, group) || peer->vote) continue;
-        if (error.code != pcclSuccess) continue;
-        error.peer_id = peer->id;
+        if (first == NULL || peer->call_ns < first->call_ns) first = peer;
+    }
+    const bool commit = first == NULL;
+    if (!commit) {
+        error.peer_id = first->id;
         pc_error_set(&error, pcclStepAborted, "the step was aborted: something in it failed at peer %llu",
-                     (unsigned long long)peer->id);
+                     (unsigned long long)first->id);
         pc_error_hint(&error, "nothing of the step counts at any peer; do it again");
     }
-    const bool commit = error.code == pcclSuccess;
     if (!commit && !group->broken) {
         group->flushing = true; /* nothing is in flight: all are here */
         pc_master_flip(master, false);

@@ -233,6 +233,28 @@ static pc_status refuse_post(struct pc_member *member, struct pc_member_group *g
     return posted ? pcclInvalidUsage : pcclSuccess;
 }
 
+/* A step's first failure is that of all its operations. */
+static bool refuse_poisoned(struct pc_member *member, struct pc_member_group *group, struct pc_call *call) {
+    if (call->shape.consistency != PC_STEP) return false;
+    group->step_open = true;
+    if (group->step_poison.code == pcclSuccess) return false;
+    member->stats.ops_aborted++;
+    pc_member_complete(member, call, &group->step_poison);
+    return true;
+}
+
+/* No operation of the step must wait for this one. */
+static void fail_step(struct pc_member *member, struct pc_member_group *group, struct pc_call *call, const pc_error *error) {
+    /* The operation has no place in the order of its tag; what had the next one may have been aborted already. */
+    const struct pc_op_key key = {.epoch = group->epoch, .tag = call->tag, .seq = UINT64_MAX, .group = group->number,
+                                  .subset = group->subset};
+    const struct pc_msg_op_fail message = {key, true, pc_error_to_wire(error)};
+    group->step_poison = *error;
+    member->poisoned = true;
+    pc_member_tell_master(member, PC_MSG_OP_FAIL, &message);
+    pc_member_complete(member, call, error);
+}
+
 /* The verdict came before the post: the post gets it, and the operation is behind this peer. */
 static bool consume_tombstone(struct pc_member *member, struct pc_member_group *group, struct pc_call *call) {
     struct pc_tag *tag = pc_op_tag(group, call->tag, channel_of(group, call), false);
@@ -249,17 +271,8 @@ static bool consume_tombstone(struct pc_member *member, struct pc_member_group *
     }
     pc_op_offer(member, tag);
     member->stats.ops_aborted++;
-    pc_member_complete(member, call, &error);
-    return true;
-}
-
-/* A step's first failure is that of all its operations. */
-static bool refuse_poisoned(struct pc_member *member, struct pc_member_group *group, struct pc_call *call) {
-    if (call->shape.consistency != PC_STEP) return false;
-    group->step_open = true;
-    if (group->step_poison.code == pcclSuccess) return false;
-    member->stats.ops_aborted++;
-    pc_member_complete(member, call, &group->step_poison);
+    if (call->shape.consistency == PC_STEP) fail_step(member, group, call, &error);
+    else pc_member_complete(member, call, &error);
     return true;
 }
 
@@ -284,16 +297,6 @@ static struct pc_op *new_op(struct pc_member *member, struct pc_member_group *gr
 /* The ranks and the sizes in it are those of an older epoch. */
 static bool is_stale(const struct pc_member_group *group, const struct pc_call *call) {
     return call->group_epoch != 0 && call->group_epoch != group->epoch && group->n > 1;
-}
-
-/* No operation of the step must wait for this one. */
-static void fail_step(struct pc_member *member, struct pc_member_group *group, struct pc_call *call, const pc_error *error) {
-    const struct pc_op_key key = {.epoch = group->epoch, .tag = call->tag, .group = group->number, .subset = group->subset};
-    const struct pc_msg_op_fail message = {key, true, pc_error_to_wire(error)};
-    group->step_poison = *error;
-    member->poisoned = true;
-    pc_member_tell_master(member, PC_MSG_OP_FAIL, &message);
-    pc_member_complete(member, call, error);
 }
 
 /*

@@ -32,7 +32,9 @@ static void post_all(struct pc_workload *workload, struct program *program) {
     program->step_failed = false;
     const uint64_t turn = pc_world_random(workload->world);
     for (uint32_t i = 0; i < program->operation_count && program->state == WAIT_OPERATIONS; i++) {
-        post(workload, program, &program->operations[(i + turn) % program->operation_count]);
+        struct operation *op = &program->operations[(i + turn) % program->operation_count];
+        program->step_failed |= pc_operation_deserts(op);
+        post(workload, program, op);
     }
     pc_workload_go_on(workload, program);
 }

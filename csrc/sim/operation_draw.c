@@ -113,6 +113,7 @@ struct operation_draw pc_operation_draw(const struct pc_workload *workload, uint
     if (draw.kind == PCCL_COLLECTIVE_BARRIER) draw.count = 0;
     if (blunder == 0 && draw.count > 1) draw.blunder = WRONG_COUNT;
     if (blunder == 1) draw.blunder = IMPATIENT;
+    if (blunder > 61) draw.blunder = DESERTS;
     draw.bits = pc_workload_mix(seed, step, 200 + tag);
     return draw;
 }

@@ -35,6 +35,10 @@ bool pc_operation_blunders(const struct operation *op) {
     return op->draw.blunder != NO_BLUNDER && op->slot == 1 && op->attempt == 0 && op->again == 0 && !op->in_step;
 }
 
+bool pc_operation_deserts(const struct operation *op) {
+    return op->draw.blunder == DESERTS && op->slot == 1 && op->attempt == 0 && op->in_step && op->group == 0;
+}
+
 static struct pc_op_shape shape_of(const struct operation *op) {
     const struct operation_draw *draw = &op->draw;
     struct pc_op_shape shape = {
@@ -118,7 +122,7 @@ void pc_operation_post(struct pc_workload *workload, struct program *program, st
     pc_oracle_prepare(op);
     /* Two members that lost their link for good would fail each attempt of a step: what has no way round is left out. */
     const bool given_up = op->in_step && op->attempt >= PATIENCE && direct_only(op->draw.kind);
-    op->idle |= given_up;
+    op->idle |= given_up || pc_operation_deserts(op);
     op->done = op->idle;
     if (op->idle) return;
     op->rests = op->times > 1 && op->round == 0 && op->target == op->members.rank;
@@ -258,7 +262,7 @@ static enum operation_end ended_in_step(struct pc_workload *workload, struct ope
     }
     /* The first failure in a step is that of all its operations, whatever they are. */
     const bool known = error->code == pcclTooFewPeers || error->code == pcclRankConnectionLost ||
-                       error->code == pcclInvalidArgument ||
+                       error->code == pcclInvalidArgument || error->code == pcclStepAborted ||
                        (error->code == pcclRankConnectionFailed && workload->disturbed);
     if (!known) {
         pc_workload_violate(workload, "L7: unexpected %s in a step at peer %u: %s", pc_status_name(error->code), op->slot,

@@ -18,8 +18,9 @@ struct member_list {
     uint8_t slots[PC_WORLD_PROCESSES_MAX];
 };
 
-/* What slot 1 does wrong at its first attempt. All must be told, and the next attempt must work. */
-enum blunder { NO_BLUNDER, WRONG_COUNT, IMPATIENT };
+/* What slot 1 does wrong at its first attempt. All must be told, and the next attempt must work. DESERTS: it leaves the step
+ * without the operation, and votes against it. */
+enum blunder { NO_BLUNDER, WRONG_COUNT, IMPATIENT, DESERTS };
 
 struct operation_draw {
     pcclCollective_t kind; /* SEND: between two members each; RECV: one receives from anybody what all others send to it */
@@ -84,6 +85,7 @@ void pc_oracle_compare(struct pc_workload *workload, const struct operation *op)
 /* operation_work.c ----------------------------------------------------------------------------------------------- */
 /* This peer does now what it does wrong. */
 bool pc_operation_blunders(const struct operation *op);
+bool pc_operation_deserts(const struct operation *op);
 
 enum operation_end { OPERATION_DONE, OPERATION_AGAIN, OPERATION_BROKEN, OPERATION_OUT };
 
