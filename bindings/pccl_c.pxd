@@ -126,6 +126,8 @@ cdef extern from "pccl.h" nogil:
         pcclCodecOptions_t codec
         uint32_t timeout_ms
         uint32_t group
+        uint32_t made_for_size
+        uint32_t made_for_rank
         c_bool awaited
 
     ctypedef struct pcclCommOptions_t:

@@ -424,6 +424,12 @@ typedef struct pcclCollectiveArgs_t {
     pcclCodecOptions_t codec; /* of floating-point types; all but a barrier */
     uint32_t timeout_ms; /* 0: the communicator's */
     uint32_t group; /* 0: the peer group; else one that pcclCreateGroup has made: ranks are those in it */
+    /*
+     * The size of the group, and the own rank, that buffers, counts and root are made for. If the group has another size
+     * by now, or this peer another rank, nothing is read or written, and the call fails for all with
+     * pcclRankConnectionLost. Size 0: they are made for what the group is now.
+     */
+    uint32_t made_for_size, made_for_rank;
     bool awaited; /* pcclStartCollective: this thread calls pcclWaitRequest next, and may do the work itself there */
 } pcclCollectiveArgs_t;
 

@@ -46,6 +46,8 @@ class Comm:
         residual: Buffer | None,
         timeout_ms: int,
         group: int,
+        size: int,
+        rank: int,
         awaited: bool,
     ) -> Request: ...
     def start_create_group(self, ids: array[int]) -> Request: ...

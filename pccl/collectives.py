@@ -15,7 +15,7 @@ import sys
 from array import array
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import numpy as np
 
@@ -117,6 +117,13 @@ def _like(tensor: Any, shape: tuple[int, ...]) -> Any:
     raise unusable_buffer("recv", "pass recv: memory can be made only for NumPy arrays and torch tensors")
 
 
+class Place(NamedTuple):
+    """Where a peer stands in a group."""
+
+    size: int
+    rank: int
+
+
 class Step:
     """A step in progress. ``committed`` is None until it has ended."""
 
@@ -204,9 +211,14 @@ class Collectives:
     @property
     def rank(self) -> int:
         """This peer's rank in its group, in the current epoch."""
-        for _, rank, _, _, is_self, _ in self._core.members():
+        return self._place().rank
+
+    def _place(self) -> Place:
+        """Size and rank of one moment: another epoch may begin between two looks."""
+        members = self._core.members()
+        for _, rank, group, _, is_self, _ in members:
             if is_self and rank is not None:
-                return rank
+                return Place(sum(each[1] is not None and each[2] == group for each in members), rank)
         raise invalid_argument("rank", "this peer has no rank: it is an observer, or not connected")
 
     def _group_number(self) -> int:
@@ -241,13 +253,15 @@ class Collectives:
     ) -> Any:  # fmt: skip
         """The blocks of ``send`` at ``root``, one to ``recv`` of each. Elsewhere ``send`` is None. ``counts``, at root:
         elements of each block, where they differ."""
+        place = self._place()
         source, out, _ = plain_operands(send, recv, None, "scatter")
         assert out is not None
         if source is not None:
-            self._check_blocks("scatter", "send", source, out.count_elems, counts)
+            self._check_blocks("scatter", "send", source, out.count_elems, counts, place)
         return self._start(
             Collective.SCATTER, source, out, out.count_elems, result=recv, root=root, tag=tag, counts=counts,
-            codec=codec, op_timeout=op_timeout, async_op=async_op,
+            codec=codec, place=place, op_timeout=op_timeout,
+            async_op=async_op,
         )  # fmt: skip
 
     # --------------------------------------------------------------------------------------------------- all to one --
@@ -259,13 +273,15 @@ class Collectives:
     ) -> Any:  # fmt: skip
         """``send`` of all, combined, to ``recv`` of ``root``: in place without it. Returns the result at root, else
         None."""
-        at_root = self.rank == root
+        place = self._place()
+        at_root = place.rank == root
         out_tensor = (send if recv is None else recv) if at_root else None
         source, out, plain = plain_operands(send, out_tensor, reduce_op(op, "reduce"), "reduce")
         assert source is not None
         return self._start(
             Collective.REDUCE, source, out, source.count_elems, result=out_tensor, root=root, op=plain, tag=tag,
-            weight=weight, scale=scale, algorithm=algorithm, codec=codec, op_timeout=op_timeout, async_op=async_op,
+            weight=weight, scale=scale, algorithm=algorithm, codec=codec, place=place, op_timeout=op_timeout,
+            async_op=async_op,
         )  # fmt: skip
 
     def gather(
@@ -275,17 +291,19 @@ class Collectives:
         """``send`` of each, to the blocks of ``recv`` at ``root``, which is made there if it is None: of shape
         (world size, *send.shape). ``counts``, at root: elements of each block, where they differ. Returns recv at root,
         else None."""
-        if self.rank != root:
+        place = self._place()
+        if place.rank != root:
             recv = None
         elif recv is None:
-            recv = self._make_blocks(send, counts, "gather")
+            recv = self._make_blocks(send, counts, "gather", place)
         source, out, _ = plain_operands(send, recv, None, "gather")
         assert source is not None
         if out is not None:
-            self._check_blocks("gather", "recv", out, source.count_elems, counts)
+            self._check_blocks("gather", "recv", out, source.count_elems, counts, place)
         return self._start(
             Collective.GATHER, source, out, source.count_elems, result=recv, root=root, tag=tag,
-            counts=counts if out is not None else None, codec=codec, op_timeout=op_timeout, async_op=async_op,
+            counts=counts if out is not None else None, codec=codec, place=place, op_timeout=op_timeout,
+            async_op=async_op,
         )  # fmt: skip
 
     # --------------------------------------------------------------------------------------------------- all to all --
@@ -298,15 +316,17 @@ class Collectives:
         """``send`` of each, to the blocks of ``recv`` of all, which is made if it is None: of shape
         (world size, *send.shape). ``counts``, the same at all: elements of each block, where they differ. Returns
         recv."""
+        place = self._place()
         if recv is None:
-            recv = self._make_blocks(send, counts, "all_gather")
+            recv = self._make_blocks(send, counts, "all_gather", place)
         source, out, _ = plain_operands(send, recv, None, "all_gather")
         assert source is not None
         assert out is not None
-        self._check_blocks("all_gather", "recv", out, source.count_elems, counts)
+        self._check_blocks("all_gather", "recv", out, source.count_elems, counts, place)
         return self._start(
             Collective.ALL_GATHER, source, out, source.count_elems, result=recv, tag=tag, counts=counts,
-            algorithm=algorithm, codec=codec, op_timeout=op_timeout, async_op=async_op,
+            algorithm=algorithm, codec=codec, place=place, op_timeout=op_timeout,
+            async_op=async_op,
         )  # fmt: skip
 
     def reduce_scatter(
@@ -317,13 +337,15 @@ class Collectives:
     ) -> Any:  # fmt: skip
         """The blocks of ``send`` of all, combined, each to ``recv`` of its rank. ``counts``, the same at all: elements
         of each block, where they differ. Returns recv."""
+        place = self._place()
         source, out, plain = plain_operands(send, recv, reduce_op(op, "reduce_scatter"), "reduce_scatter")
         assert source is not None
         assert out is not None
-        self._check_blocks("reduce_scatter", "send", source, out.count_elems, counts)
+        self._check_blocks("reduce_scatter", "send", source, out.count_elems, counts, place)
         return self._start(
             Collective.REDUCE_SCATTER, source, out, out.count_elems, result=recv, op=plain, tag=tag, counts=counts,
-            weight=weight, scale=scale, algorithm=algorithm, codec=codec, op_timeout=op_timeout, async_op=async_op,
+            weight=weight, scale=scale, algorithm=algorithm, codec=codec, place=place, op_timeout=op_timeout,
+            async_op=async_op,
         )  # fmt: skip
 
     def all_to_all(
@@ -340,14 +362,15 @@ class Collectives:
         source, out, _ = plain_operands(send, recv, None, "all_to_all")
         assert source is not None
         assert out is not None
-        size = self.world_size
-        block = source.count_elems // size
+        place = self._place()
+        block = source.count_elems // place.size
         own = block if counts is None else None
-        self._check_blocks("all_to_all", "send", source, own, counts)
-        self._check_blocks("all_to_all", "recv", out, own, recv_counts)
+        self._check_blocks("all_to_all", "send", source, own, counts, place)
+        self._check_blocks("all_to_all", "recv", out, own, recv_counts, place)
         return self._start(
             Collective.ALL_TO_ALL, source, out, block, result=recv, tag=tag, counts=counts, recv_counts=recv_counts,
-            codec=codec, op_timeout=op_timeout, async_op=async_op,
+            codec=codec, place=place, op_timeout=op_timeout,
+            async_op=async_op,
         )  # fmt: skip
 
     def barrier(self, *, tag: int = 0, op_timeout: float | None = None, async_op: bool = False) -> Any:
@@ -417,31 +440,32 @@ class Collectives:
     # ---------------------------------------------------------------------------------------------------- internals --
 
     def _check_blocks(
-        self, func_name: str, name: str, blocks: Operand, own_elems: int | None, counts: Sequence[int] | None
-    ) -> None:
+        self, func_name: str, name: str, blocks: Operand, own_elems: int | None, counts: Sequence[int] | None,
+        place: Place,
+    ) -> None:  # fmt: skip
         """``blocks``, the argument ``name``, has a block of each rank, the other buffer the own one, of ``own_elems``;
         None where both have blocks."""
-        size = self.world_size
+        size, rank = place
         if counts is not None and len(counts) != size:
             raise invalid_argument(func_name, f"{len(counts)} counts for a group of {size}")
         if counts is not None and min(counts) < 0:
             raise invalid_argument(func_name, "a count is negative")
-        if counts is not None and own_elems is not None and counts[self.rank] != own_elems:
+        if counts is not None and own_elems is not None and counts[rank] != own_elems:
             other = "recv" if name == "send" else "send"
             raise unusable_buffer(
-                func_name, f"{other} has {own_elems} elements, the count of rank {self.rank} is {counts[self.rank]}"
+                func_name, f"{other} has {own_elems} elements, the count of rank {rank} is {counts[rank]}"
             )
         expected = sum(counts) if counts is not None else (own_elems or 0) * size
         if blocks.count_elems != expected:
             what = "the counts add up to" if counts is not None else f"{size} blocks of {own_elems} elements are"
             raise unusable_buffer(func_name, f"{name} has {blocks.count_elems} elements, {what} {expected}")
 
-    def _make_blocks(self, send: Any, counts: Sequence[int] | None, func_name: str) -> Any:
+    def _make_blocks(self, send: Any, counts: Sequence[int] | None, func_name: str, place: Place) -> Any:
         if counts is not None:
             return _like(send, (sum(counts),))
         if not hasattr(send, "shape"):
             raise unusable_buffer(func_name, "pass recv: memory can be made only for NumPy arrays and torch tensors")
-        return _like(send, (self.world_size, *send.shape))
+        return _like(send, (place.size, *send.shape))
 
     def _start(
         self,
@@ -460,13 +484,14 @@ class Collectives:
         scale: float | None = None,
         algorithm: Algorithm | str | None = None,
         codec: Codec | str | None = None,
+        place: Place | None = None,
         op_timeout: float | None = None,
         async_op: bool = False,
     ) -> Any:
         request = self._request(
             collective, source, out, count, root=root, op=op, tag=tag, counts=counts, recv_counts=recv_counts,
             weight=weight, scale=scale, algorithm=algorithm, codec=native_codec(codec, None, collective.name.lower()),
-            op_timeout=op_timeout, awaited=not async_op,
+            place=place, op_timeout=op_timeout, awaited=not async_op,
         )  # fmt: skip
         return self._launched(CollectiveHandle(request, collective, result), async_op)
 
@@ -519,9 +544,11 @@ class Collectives:
         algorithm: Algorithm | str | None = None,
         codec: Native | None = None,
         residual: Buffer | None = None,
+        place: Place | None = None,
         op_timeout: float | None = None,
         awaited: bool = False,
     ) -> Request:
+        """``place``: what buffers, counts and root are made for; None: they fit any group."""
         name = collective.name.lower()
         if not is_number(tag, 2**64):
             raise invalid_argument(name, f"tag must be a number from 0 to 2**64 - 1, not {tag!r}")
@@ -548,6 +575,7 @@ class Collectives:
             residual,
             milliseconds(op_timeout, "op_timeout"),
             self._group_number(),
+            *(place or (0, 0)),
             awaited,
         )
 

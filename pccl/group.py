@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pccl.codec import Codec, native_codec
-from pccl.collectives import Collectives
+from pccl.collectives import Collectives, Place
 from pccl.errors import invalid_argument, invalid_usage
 from pccl.handle import AsyncReduceHandle
 from pccl.types import Algorithm, ReduceInfo, ReduceOp
@@ -42,11 +42,10 @@ class Group(Collectives):
     def world_size(self) -> int:
         return len(self.members)
 
-    @property
-    def rank(self) -> int:
+    def _place(self) -> Place:
         if not self.is_member:
             raise invalid_argument("rank", "this peer is not in the group")
-        return self.members.index(self._own_id)
+        return Place(len(self.members), self.members.index(self._own_id))
 
     def all_reduce(
         self, send: Any, recv: Any = None, *, op: ReduceOp | str = ReduceOp.SUM, tag: int = 0,

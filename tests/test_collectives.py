@@ -654,3 +654,69 @@ def test_verdicts_of_many_attempts_wait_for_those_who_come_late(three):
         first = seen[0][1]
         assert [seq for _, seq, _ in seen] == list(range(first, first + 20))
         assert total == 3
+
+
+def interrupt_the_vote(peer, rank):
+    """Rank 0 is interrupted while it waits for the others' votes, and goes on. What became of each step."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    outcomes, x = [], np.zeros(4, np.float32)
+    for step in range(4):
+        try:
+            with peer.comm.step():
+                x[:] = rank
+                peer.comm.all_reduce(x, op_timeout=10)
+                if step == 0 and rank == 0:
+                    signal.signal(signal.SIGALRM, interrupted)
+                    signal.setitimer(signal.ITIMER_REAL, 0.2)
+                elif step == 0:
+                    time.sleep(0.6)
+            outcomes.append(float(x[0]))
+        except (KeyboardInterrupt, pccl.StepAbortedError) as error:
+            outcomes.append(type(error).__name__)
+    return outcomes
+
+
+def test_a_vote_that_is_given_up_is_one_against(three):
+    for rank, peer in enumerate(three):
+        peer.start(interrupt_the_vote, rank=rank)
+    first, *others = [peer.wait(20) for peer in three]
+    assert first[0] == "KeyboardInterrupt"
+    assert [outcomes[0] for outcomes in others] == ["StepAbortedError"] * 2
+    # The next step began at rank 0 while the others were in this one: it may fail, and then does so at all.
+    assert first[1:] == others[0][1:] == others[1][1:]
+    assert first[2:] == [3.0, 3.0]
+
+
+def resize_under_a_check(peer, rank):
+    """The group is smaller by the time of the call than when its size was read."""
+    if rank == 2:
+        return None
+    comm = peer.comm
+    seen = comm._place()
+    peer.emit("seen")
+    deadline = time.monotonic() + 10
+    while comm.world_size > 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    comm._place = lambda: seen
+    try:
+        comm.all_gather(np.ones(1000, np.float32))
+        return "no error"
+    except pccl.RankConnectionLostError as error:
+        del comm._place
+        return [str(error), comm.all_gather(np.full(3, rank, np.float32)).tolist()]
+
+
+def test_sizes_that_were_read_too_early_touch_nothing():
+    with Cluster() as cluster:
+        peers = cluster.join(3)
+        for rank, peer in enumerate(peers):
+            peer.start(resize_under_a_check, rank=rank)
+        for peer in peers[:2]:
+            peer.event("seen")
+        peers[2].kill()
+        for text, gathered in [peer.wait() for peer in peers[:2]]:
+            assert "has changed since" in text
+            assert gathered == [[0.0] * 3, [1.0] * 3]

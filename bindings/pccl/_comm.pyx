@@ -141,9 +141,11 @@ cdef class Comm(Keeper):
 
     def start_collective(self, int collective, Buffer send, Buffer recv, size_t count, int datatype, int op,
                          uint32_t root, uint64_t tag, counts, recv_counts, weight, double scale, int algorithm,
-                         codec, Buffer residual, uint32_t timeout_ms, uint32_t group, bint awaited):
+                         codec, Buffer residual, uint32_t timeout_ms, uint32_t group, uint32_t size, uint32_t rank,
+                         bint awaited):
         """``counts`` and ``recv_counts``: array('Q') or None. ``weight``: None for none. ``codec``: None, or algorithm,
-        data type, exponent, block, stochastic, finite_only and residual decay. ``awaited``: the caller waits for it next."""
+        data type, exponent, block, stochastic, finite_only and residual decay. ``size`` and ``rank``: what buffers and
+        counts are made for; 0 and 0: what the group is now. ``awaited``: the caller waits for it next."""
         cdef Request request = self.prepare(collective_names[collective])
         cdef pcclCollectiveArgs_t args
         cdef uint64_t[::1] counts_view
@@ -181,6 +183,8 @@ cdef class Comm(Keeper):
             args.codec.residual = residual.data
         args.timeout_ms = timeout_ms
         args.group = group
+        args.made_for_size = size
+        args.made_for_rank = rank
         args.awaited = awaited
         request.buffers = (send, recv, counts, recv_counts, residual)
         cdef pcclRequest_t *ptr = NULL

@@ -348,12 +348,14 @@ pcclResult_t pc_collective_start_call(pcclComm_t *comm, const struct pc_collecti
     (void)pthread_mutex_unlock(&comm->lock);
     if (!found) return pc_fail(phase, pcclInvalidUsage, "there is no group %u: it was destroyed, or never made", args->group);
     bool in_place = false;
-    if (at.n > 0 && at.rank < at.n) PC_TRY(check_memory(phase, args, at, &in_place));
+    const bool moved = args->made_for_size != 0 && (args->made_for_size != at.n || args->made_for_rank != at.rank);
+    const bool placed = at.n > 0 && at.rank < at.n && !moved;
+    if (placed) PC_TRY(check_memory(phase, args, at, &in_place));
     if (alone) return pc_fail(phase, pcclTooFewPeers, "the group has no other member");
-    if (at.n > 0 && at.rank < at.n) PC_TRY(check_root(phase, args, at));
+    if (placed) PC_TRY(check_root(phase, args, at));
     struct pcclRequest_t *request = pc_request_create(comm, PC_CALL_COLLECTIVE);
     if (request == NULL) return pc_fail(phase, pcclNoMemory, "no memory for a call");
-    describe(&request->call, args, at, in_place);
+    describe(&request->call, args, moved ? (struct place){args->made_for_size, args->made_for_rank} : at, in_place);
     request->call.group = args->group;
     /* What the environment asks for does not change what a call means. */
     const bool free_choice = args->algorithm == PCCL_ALGORITHM_AUTO && args->codec.residual == NULL;
@@ -361,6 +363,7 @@ pcclResult_t pc_collective_start_call(pcclComm_t *comm, const struct pc_collecti
     if (args->collective != PCCL_COLLECTIVE_ALL_REDUCE && args->collective != PCCL_COLLECTIVE_BARRIER) {
         request->call.group_epoch = epoch;
     }
+    if (moved) request->call.group_epoch = PC_EPOCH_PAST;
     const pcclResult_t code = open_tag(request, phase, args->tag, start->asynchronous, one_way(args->collective));
     if (code != pcclSuccess) {
         pc_request_drop(request);

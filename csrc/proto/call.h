@@ -9,6 +9,8 @@
 #include "math/digest.h"
 #include "wire/message.h"
 
+#define PC_EPOCH_PAST UINT64_MAX /* an epoch that is over, whichever it was */
+
 /* One tensor of the shared state. name and data belong to the caller; digest and blocks are filled by prepare. */
 struct pc_tensor {
     const char *name;
@@ -40,7 +42,7 @@ struct pc_call {
     double scale; /* of the own contribution */
     struct pc_feedback feedback;
     bool stochastic, finite_only; /* see pc_codec; each peer's own affair */
-    uint64_t group_epoch; /* not 0: that in which the caller sized its buffers and counted ranks */
+    uint64_t group_epoch; /* not 0: that in which the caller sized its buffers and counted ranks, or PC_EPOCH_PAST */
     struct pc_op_shape shape; /* algorithm PC_ALGORITHM_AUTO: chosen when the operation starts */
     uint64_t count; /* see pc_plan_request */
     const uint64_t *counts, *recv_counts;

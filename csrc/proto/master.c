@@ -39,6 +39,7 @@ void pc_master_tell(struct pc_master *master, struct pc_peer *peer, uint8_t type
         peer->stream = NULL;
         return;
     }
+    peer->told += type != PC_MSG_HEARTBEAT;
     pc_list_append(&peer->stream->queue, &tx->node);
     pc_stream_wake(peer->stream, &master->machine.actions);
 }

@@ -11,15 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool holds(const uint64_t *ids, size_t count, uint64_t id) {
-    for (size_t i = 0; i < count; i++) {
-        if (ids[i] == id) return true;
-    }
-    return false;
-}
-
 bool pc_master_listed(const struct pc_group *subset, uint64_t id) {
-    return holds(subset->ids, subset->n, id) && !holds(subset->left, subset->left_count, id);
+    return pc_ids_hold(subset->ids, subset->n, id) && !pc_ids_hold(subset->left, subset->left_count, id);
 }
 
 uint64_t pc_master_who_left(const struct pc_group *group, const struct pc_op_key *key) {
@@ -71,7 +64,7 @@ static void check_list(struct pc_master *master, const struct pc_group *group, c
     for (size_t i = 0; i < asking->wanted_count; i++) {
         const uint64_t id = asking->wanted[i];
         const struct pc_peer *peer = pc_master_find(master, id);
-        if (holds(asking->wanted, i, id)) {
+        if (pc_ids_hold(asking->wanted, i, id)) {
             pc_error_set(error, pcclInvalidArgument, "new_group: peer %llu is listed twice", (unsigned long long)id);
             return;
         }
@@ -125,7 +118,7 @@ void pc_master_create_subset(struct pc_master *master, const struct pc_group *gr
     if (subset != NULL) pc_master_flip(master, false); /* the epoch tells its members, and may end it at once */
     PC_EACH_PEER(master, peer) {
         if (!pc_master_in_group(peer, group)) continue;
-        const bool in = holds(peer->wanted, peer->wanted_count, peer->id);
+        const bool in = pc_ids_hold(peer->wanted, peer->wanted_count, peer->id);
         pc_master_answer(master, peer, in ? number : 0, number != 0 ? NULL : &error);
     }
     pc_master_moved(master, group);
@@ -141,6 +134,7 @@ void pc_master_free_group(struct pc_master *master, struct pc_group *group) {
     free(group->ring);
     free(group->links);
     free(group->left);
+    free(group->quit);
     free(group);
 }
 

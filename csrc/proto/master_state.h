@@ -72,6 +72,7 @@ struct pc_peer {
 
     struct pc_stall stalls[PC_STALLS_MAX]; /* last report */
     uint32_t stall_count;
+    uint64_t told; /* messages sent to it, but for heartbeats */
     uint32_t stall_reports; /* since the last verdict of the group: older ones say nothing about now */
     struct pc_op_key *started;
     size_t started_count, started_capacity;
@@ -122,6 +123,9 @@ struct pc_group {
     uint64_t revision; /* expected next by a synchronisation; 0: none yet */
     uint64_t sync_id; /* transfer in progress; 0: none */
     uint64_t sync_revision;
+
+    uint64_t *quit; /* ids of those that have given up the vote on a step that has not ended yet */
+    size_t quit_count, quit_capacity;
 
     /* Of a subset. */
     uint64_t *left; /* ids of those that have destroyed their end of it */
@@ -192,6 +196,13 @@ struct pc_master {
         for (struct pc_peer *peer = PC_LIST_ENTRY(peer##_node, struct pc_peer, node); peer != NULL; peer = NULL)
 
 extern const struct pc_stream_owner pc_master_stream_owner;
+
+static inline bool pc_ids_hold(const uint64_t *ids, size_t count, uint64_t id) {
+    for (size_t i = 0; i < count; i++) {
+        if (ids[i] == id) return true;
+    }
+    return false;
+}
 
 /* master.c ------------------------------------------------------------------------------------------------------ */
 struct pc_peer *pc_master_find(struct pc_master *master, uint64_t id);

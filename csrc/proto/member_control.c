@@ -23,6 +23,7 @@ void pc_member_tell_master(struct pc_member *member, uint8_t type, const void *m
 /* Handshake ----------------------------------------------------------------------------------------------------- */
 
 void pc_member_say_hello(struct pc_member *member) {
+    member->heard = 0;
     member->config.random.fill(member->config.random.state, member->nonce, sizeof member->nonce);
     struct pc_msg_hello hello = {
         .version_min = PC_PROTOCOL_VERSION,
@@ -283,6 +284,7 @@ pc_status pc_member_control_frame(struct pc_member *member, const struct pc_fram
                             info->schema->name);
     }
     PC_LOG(pcclLogTrace, "%s: from master: %s", member->machine.name, info->schema->name);
+    member->heard++;
     union control_message message;
     PC_TRY(pc_schema_decode(info->schema, meta, &member->arena, &message));
     return handle(member, frame->type, &message, now_ns);

@@ -123,6 +123,7 @@ struct pc_member {
 
     struct pc_stream *control;
     uint64_t control_beat_ns;
+    uint64_t heard; /* messages of the master */
     struct pc_list inbound; /* streams without a proved hello */
     uint32_t inbound_count;
     struct pc_list links;

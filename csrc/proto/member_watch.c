@@ -99,7 +99,7 @@ void pc_member_report_stalls(struct pc_member *member, uint64_t now_ns) {
     member->stalled = scan.count > 0;
     struct state_list list;
     if (!posted_ops(member, NULL, &list)) return;
-    const struct pc_msg_stalled message = {open_steps(member), {stalls, scan.count}, {list.keys, list.key_count}};
+    const struct pc_msg_stalled message = {member->heard, open_steps(member), {stalls, scan.count}, {list.keys, list.key_count}};
     pc_member_tell_master(member, PC_MSG_STALLED, &message);
 }
 

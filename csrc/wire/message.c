@@ -179,6 +179,7 @@ static const struct pc_field step_count_fields[] = {
 SCHEMA(step_count)
 
 static const struct pc_field msg_stalled_fields[] = {
+    FIELD(pc_msg_stalled, heard, PC_FIELD_U64),
     PART(pc_msg_stalled, steps, PC_FIELD_LIST, step_count_schema),
     PART(pc_msg_stalled, calls, PC_FIELD_LIST, stall_schema),
     PART(pc_msg_stalled, started, PC_FIELD_LIST, op_key_schema),

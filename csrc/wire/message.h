@@ -320,6 +320,7 @@ struct pc_step_count {
 };
 /* All that this peer's threads are blocked in; empty: no longer blocked. */
 struct pc_msg_stalled {
+    uint64_t heard; /* messages of the master that this peer has taken: it knows of no more */
     struct pc_array steps; /* struct pc_step_count: open ones */
     struct pc_array calls; /* struct pc_stall */
     struct pc_array started; /* struct pc_op_key: all ops posted here and undecided */
