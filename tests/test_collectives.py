@@ -720,3 +720,27 @@ def test_sizes_that_were_read_too_early_touch_nothing():
         for text, gathered in [peer.wait() for peer in peers[:2]]:
             assert "has changed since" in text
             assert gathered == [[0.0] * 3, [1.0] * 3]
+
+
+def receive_from_anybody(peer, rank, size, sender):
+    """All but ``sender`` receive; it sends long after they have called."""
+    x = np.zeros(2, np.float32)
+    try:
+        if rank == sender:
+            time.sleep(4)
+            for to in range(3):
+                if to != rank:
+                    peer.comm.send(np.full(2, 7, np.float32), to, tag=3)
+            return "sent"
+        peer.comm.recv(x, tag=3, op_timeout=20)
+        return float(x[0])
+    except pccl.DeadlockError as error:
+        return str(error)
+
+
+def test_receives_from_anybody_that_nobody_sends_to(three):
+    start = time.monotonic()
+    for text in everywhere(three, receive_from_anybody, sender=None):
+        assert text.count("send/recv with tag 3") == 3
+    assert time.monotonic() - start < 10
+    assert sorted(everywhere(three, receive_from_anybody, sender=1), key=str) == [7.0, 7.0, "sent"]

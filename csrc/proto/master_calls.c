@@ -341,10 +341,33 @@ static bool does_part(const struct pc_peer *other, const struct pc_peer *peer, c
     return steps_of(other, stall->key.subset) >= steps_of(peer, stall->key.subset);
 }
 
+/* Whether other can still send what peer would receive from anybody, or has begun to. */
+static bool may_send(const struct pc_peer *other, const struct pc_peer *peer, const struct pc_op_key *key) {
+    if (!other->stuck) return true;
+    for (size_t i = 0; i < other->started_count; i++) {
+        const struct pc_op_key *started = &other->started[i];
+        if (started->channel == pc_channel(other->id, peer->id) && started->tag == key->tag && started->subset == key->subset) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* In a step, what was sent may be under way, and nobody tells. */
+static bool somebody_may_send(struct pc_master *master, const struct pc_group *group, const struct pc_peer *peer,
+                              const struct pc_stall *stall) {
+    bool any = stall->in_step != 0;
+    PC_EACH_PEER(master, other) {
+        any |= other != peer && pc_master_in_group(other, group) && may_send(other, peer, &stall->key);
+    }
+    return any;
+}
+
 /* Whether the operation can still come to its end by those that are not stuck. */
 static bool op_hopeful(struct pc_master *master, const struct pc_peer *peer, const struct pc_stall *stall) {
     const struct pc_group *group = pc_master_group_of(master, &stall->key);
     if (group == NULL) return true; /* its end is on its way */
+    if (stall->key.channel == pc_channel_to(peer->id)) return somebody_may_send(master, group, peer, stall);
     bool all = pc_master_who_left(group, &stall->key) == 0;
     PC_EACH_PEER(master, other) {
         if (!pc_master_takes_part(other, group, &stall->key)) continue;

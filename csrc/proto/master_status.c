@@ -90,7 +90,9 @@ static bool missing(const struct pc_master *master, const struct pc_peer *other,
         return concerned && (other->call != stall->kind || other->call_subset != stall->key.subset);
     }
     const struct pc_group *group = pc_master_group_of(master, &stall->key);
-    if (group == NULL || !pc_master_takes_part(other, group, &stall->key)) return false;
+    if (group == NULL) return false;
+    if (stall->key.channel == pc_channel_to(peer->id)) return pc_master_in_group(other, group); /* anybody would do */
+    if (!pc_master_takes_part(other, group, &stall->key)) return false;
     for (size_t i = 0; i < other->started_count; i++) {
         if (pc_op_key_equal(&other->started[i], &stall->key)) return false;
     }

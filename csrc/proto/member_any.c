@@ -64,3 +64,13 @@ void pc_member_end_parked(struct pc_member *member, const struct pc_member_group
         pc_member_complete(member, parked, error);
     }
 }
+
+void pc_op_parked_verdict(struct pc_member *member, const struct pc_member_group *group, const struct pc_op_key *key,
+                          const pc_error *error) {
+    for (struct pc_list *node = member->parked.next; node != &member->parked; node = node->next) {
+        const struct pc_call *call = PC_LIST_ENTRY(node, const struct pc_call, node);
+        if (call->group != group->subset || call->tag != key->tag || call->posted_ns != key->seq) continue;
+        pc_member_end_parked(member, group, PC_PARKED_ONE, call, error);
+        return;
+    }
+}

@@ -496,6 +496,10 @@ void pc_member_verdict(struct pc_member *member, const struct pc_verdict *verdic
         pc_member_poison_step(member, group, &cause); /* the epoch flips with the vote, and seqs start again */
         return;
     }
+    if (key->channel == pc_channel_to(member->id)) {
+        pc_op_parked_verdict(member, group, key, &cause);
+        return;
+    }
     struct pc_tag *tag = pc_op_tag(group, key->tag, key->channel, true);
     if (tag == NULL) return;
     struct pc_op *op = pc_op_find(tag, key->epoch, key->seq);

@@ -71,6 +71,20 @@ static void add_stall(struct pc_op *op, void *context) {
         (struct pc_stall){PC_CALL_COLLECTIVE, op->call->shape.collective, pc_op_in_step(op), op->key, blocked_ms};
 }
 
+static void add_parked(struct pc_member *member, struct stall_scan *scan) {
+    for (struct pc_list *node = member->parked.next; node != &member->parked; node = node->next) {
+        const struct pc_call *call = PC_LIST_ENTRY(node, struct pc_call, node);
+        const struct pc_member_group *group = pc_member_group(member, call->group);
+        const bool waiting = group != NULL && call->blocking && scan->now_ns - call->posted_ns >= STALL_NS;
+        if (!waiting || scan->count == STALLS_MAX) continue;
+        const struct pc_op_key key = {.epoch = group->epoch, .tag = call->tag, .seq = call->posted_ns,
+                                      .channel = pc_channel_to(member->id), .group = group->number, .subset = group->subset};
+        const uint64_t blocked_ms = (scan->now_ns - call->posted_ns) / PC_NS_PER_MS;
+        scan->stalls[scan->count++] = (struct pc_stall){PC_CALL_COLLECTIVE, call->shape.collective,
+                                                        call->shape.consistency == PC_STEP, key, blocked_ms};
+    }
+}
+
 static struct pc_array open_steps(struct pc_member *member) {
     uint32_t room = 0, count = 0;
     for (struct pc_list *node = member->groups.next; node != &member->groups; node = node->next) room++;
@@ -87,6 +101,7 @@ void pc_member_report_stalls(struct pc_member *member, uint64_t now_ns) {
     struct pc_stall stalls[STALLS_MAX];
     struct stall_scan scan = {stalls, 0, now_ns};
     pc_op_each(member, add_stall, &scan);
+    add_parked(member, &scan);
     for (struct pc_list *node = member->calls.next; node != &member->calls && scan.count < STALLS_MAX;
          node = node->next) {
         const struct pc_call *call = PC_LIST_ENTRY(node, struct pc_call, node);

@@ -115,6 +115,9 @@ static inline bool pc_op_in_step(const struct pc_op *op) {
 bool pc_op_from_anybody(const struct pc_call *call);
 /* Somebody has sent already, or has failed to: call becomes a receive from there. */
 bool pc_op_find_source(struct pc_member_group *group, struct pc_call *call);
+/* The master ends one that is parked; key: as it was reported. */
+void pc_op_parked_verdict(struct pc_member *member, const struct pc_member_group *group, const struct pc_op_key *key,
+                          const pc_error *error);
 /* Something is new with tag that a parked receive from anybody may find; it is tried at the end of the event. */
 void pc_op_offer(struct pc_member *member, struct pc_tag *tag);
 

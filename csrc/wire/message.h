@@ -436,6 +436,10 @@ bool pc_address_is_loopback(const struct pc_address *address);
 static inline uint64_t pc_channel(uint64_t source_id, uint64_t target_id) {
     return source_id << 32 | (target_id & UINT32_MAX);
 }
+/* Of a receive from anybody that nobody has sent to: no operation yet, and its seq is when it was called. */
+static inline uint64_t pc_channel_to(uint64_t target_id) {
+    return pc_channel(0, target_id);
+}
 static inline uint64_t pc_channel_source(uint64_t channel) {
     return channel >> 32;
 }
