@@ -116,24 +116,19 @@ def test_a_crash_after_every_event_keeps_the_laws(simulator: Simulator, peers: i
 @pytest.mark.parametrize(
     ("seed", "low", "high"),
     [
-        # A call of a step with ranks out of date failed for one member; others waited for it until all were stuck.
-        pytest.param(438, 2, 5, id="a stale call fails the step of all"),
-        # A strict one failed for one member alone, and the others' call succeeded together with its next one.
-        pytest.param(2683, 2, 5, id="a stale call fails for all, first attempt"),
-        pytest.param(3394, 2, 5, id="a stale call fails for all, second attempt"),
+        # It failed for one member alone, and the others' call succeeded together with its next one.
+        pytest.param(593, 2, 5, id="a stale call fails for all, at once"),
+        pytest.param(696, 2, 5, id="a stale call fails for all, with the same members"),
         # A send had timed out before its receive was called: later ones were never found.
-        pytest.param(3785, 2, 5, id="a receive from anybody after a failed send"),
+        pytest.param(5639, 2, 5, id="a receive from anybody after a failed send"),
         # Short segments moved on in a circle and left gaps too small for long ones: all waited for credit.
-        pytest.param(3627, 3, 5, id="segments of different sizes in a ring"),
-        # It ended with a text that named nobody.
-        pytest.param(1033, 2, 5, id="a receive from anybody is told of the loss"),
+        pytest.param(4329, 3, 5, id="segments of different sizes in a ring"),
         # A member left its step early, and voted against it; others waited in the step until all were stuck.
-        pytest.param(93, 2, 5, id="who votes against a step fails it at once"),
-        # Then the votes that had been given ended with the deadlock, and nobody gave them again.
-        pytest.param(134, 2, 5, id="a deadlock in a step ends with the vote"),
+        pytest.param(14, 2, 5, id="who votes against a step fails it at once"),
     ],
 )
 def test_what_schedules_have_found(simulator: Simulator, seed: int, low: int, high: int) -> None:
+    """Each fails without what was mended. A change of what is on the wire changes all schedules: find others then."""
     report = simulator.run(seed, low, high, 12)
     assert report.ok, simulator.verdict(report)
 
