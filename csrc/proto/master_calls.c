@@ -67,19 +67,6 @@ static void poison_step(struct pc_master *master, const struct pc_peer *peer, co
     pc_master_abort_op(master, &none, &error, true);
 }
 
-static bool gave_up_vote(const struct pc_group *group, const struct pc_peer *peer) {
-    return pc_ids_hold(group->quit, group->quit_count, peer->id);
-}
-
-/* peer waits for the end of its step no more. It counts as one that has voted against it: the others end it without it. */
-static void give_up_vote(struct pc_master *master, const struct pc_peer *peer, struct pc_group *group) {
-    void *items = group->quit;
-    poison_step(master, peer, group);
-    if (gave_up_vote(group, peer) || !pc_grow(&items, &group->quit_capacity, group->quit_count + 1, sizeof *group->quit)) return;
-    group->quit = items;
-    group->quit[group->quit_count++] = peer->id;
-}
-
 void pc_master_call(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_call *call, uint64_t now_ns) {
     peer->call = call->kind;
     peer->call_subset = call->kind == PC_CALL_END_STEP ? call->subset : 0;
@@ -104,10 +91,11 @@ void pc_master_call_cancel(struct pc_master *master, struct pc_peer *peer, const
     pc_error error = {.peer_id = peer->id};
     pc_error_set(&error, pcclCancelled, "peer %llu gave up its call of %s", (unsigned long long)peer->id,
                  pc_call_name(peer->call));
-    struct pc_group *group = group_of_call(master, peer);
-    if (peer->call == PC_CALL_END_STEP && group != NULL) give_up_vote(master, peer, group);
+    const struct pc_group *step_of = peer->call == PC_CALL_END_STEP ? group_of_call(master, peer) : NULL;
     if (peer->sync_id != 0) pc_master_sync_lose(master, peer, &error);
     pc_master_answer(master, peer, 0, &error);
+    /* Its vote is against. After the answer, so that its next step fails too: that one's vote ends the others' step. */
+    if (step_of != NULL) poison_step(master, peer, step_of);
 }
 
 /* Shared state -------------------------------------------------------------------------------------------------- */
@@ -298,8 +286,7 @@ static uint8_t common_call(struct pc_master *master, const struct pc_group *grou
     *count = 0;
     PC_EACH_PEER(master, peer) {
         if (group == NULL ? !pc_master_votes(peer) : !pc_master_in_group(peer, group)) continue;
-        uint8_t call = group == NULL || peer->call_subset == group->subset ? peer->call : PC_CALL_NONE;
-        if (group != NULL && gave_up_vote(group, peer)) call = PC_CALL_END_STEP;
+        const uint8_t call = group == NULL || peer->call_subset == group->subset ? peer->call : PC_CALL_NONE;
         if (*count > 0 && call != common) same = false;
         common = call;
         (*count)++;
@@ -388,8 +375,7 @@ static bool hopeful(struct pc_master *master, const struct pc_peer *peer) {
     if (group == NULL || (peer->call == PC_CALL_SYNC_STATE && group->sync_id != 0)) return true;
     if (group->left_count > 0) return false;
     PC_EACH_PEER(master, other) {
-        const bool with = (other->call == peer->call && other->call_subset == peer->call_subset) ||
-                          (peer->call == PC_CALL_END_STEP && gave_up_vote(group, other));
+        const bool with = other->call == peer->call && other->call_subset == peer->call_subset;
         if (pc_master_in_group(other, group) && other->stuck && !with) return false;
     }
     return true;
@@ -493,7 +479,7 @@ static void find_deadlock(struct pc_master *master) {
 
 void pc_master_stalled(struct pc_peer *peer, const struct pc_msg_stalled *stalled) {
     /* What it waits for may be on its way. */
-    if (stalled->heard != peer->told) return;
+    if (stalled->heard != peer->told && stalled->calls.count > 0) return;
     const struct pc_stall *calls = stalled->calls.items;
     peer->stall_count = 0;
     for (uint32_t i = 0; i < stalled->calls.count && peer->stall_count < PC_STALLS_MAX; i++) {
@@ -517,7 +503,7 @@ static void end_step(struct pc_master *master, struct pc_group *group) {
     pc_error error = {0};
     const struct pc_peer *first = NULL; /* the others may have heard of it from there */
     PC_EACH_PEER(master, peer) {
-        if (!pc_master_in_group(peer, group) || (peer->vote && !gave_up_vote(group, peer))) continue;
+        if (!pc_master_in_group(peer, group) || peer->vote) continue;
         if (first == NULL || peer->call_ns < first->call_ns) first = peer;
     }
     const bool commit = first == NULL;
@@ -532,10 +518,8 @@ static void end_step(struct pc_master *master, struct pc_group *group) {
         pc_master_flip(master, false);
     }
     PC_EACH_PEER(master, peer) {
-        const bool votes = peer->call == PC_CALL_END_STEP && peer->call_subset == group->subset;
-        if (votes && pc_master_in_group(peer, group)) pc_master_answer(master, peer, 0, commit ? NULL : &error);
+        if (pc_master_in_group(peer, group)) pc_master_answer(master, peer, 0, commit ? NULL : &error);
     }
-    group->quit_count = 0;
     pc_master_moved(master, group);
 }
 

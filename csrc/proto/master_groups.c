@@ -134,7 +134,6 @@ void pc_master_free_group(struct pc_master *master, struct pc_group *group) {
     free(group->ring);
     free(group->links);
     free(group->left);
-    free(group->quit);
     free(group);
 }
 

@@ -124,9 +124,6 @@ struct pc_group {
     uint64_t sync_id; /* transfer in progress; 0: none */
     uint64_t sync_revision;
 
-    uint64_t *quit; /* ids of those that have given up the vote on a step that has not ended yet */
-    size_t quit_count, quit_capacity;
-
     /* Of a subset. */
     uint64_t *left; /* ids of those that have destroyed their end of it */
     size_t left_count, left_capacity;
