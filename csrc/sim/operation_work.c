@@ -76,7 +76,7 @@ static void describe_blocks(struct operation *op) {
     call->shape.count = total / op->members.n;
 }
 
-static void describe(const struct program *program, struct operation *op) {
+static void describe(struct operation *op) {
     struct pc_call *call = &op->call;
     const pcclCollective_t kind = op->draw.kind;
     memset(call, 0, sizeof *call);
@@ -96,9 +96,9 @@ static void describe(const struct program *program, struct operation *op) {
     if (kind == PCCL_COLLECTIVE_BARRIER) call->send = call->recv = &call->barrier;
     if (op->draw.uneven && kind >= PCCL_COLLECTIVE_ALL_GATHER && kind <= PCCL_COLLECTIVE_ALL_TO_ALL) describe_blocks(op);
     if (pc_operation_blunders(op) && op->draw.blunder == IMPATIENT) call->timeout_ns = PC_NS_PER_MS / 4;
-    /* A group of some members does not change; the whole does, and sizes and ranks are those of now. */
+    /* A group of some members does not change; the whole does, and sizes and ranks are of when it was prepared. */
     const bool fits_any = kind == PCCL_COLLECTIVE_ALL_REDUCE || kind == PCCL_COLLECTIVE_BARRIER;
-    if (op->group == 0 && !fits_any) call->group_epoch = pc_program_group_epoch(program);
+    if (op->group == 0 && !fits_any) call->group_epoch = op->group_epoch;
 }
 
 static void log_done(const struct operation *op) {
@@ -111,7 +111,7 @@ static void log_done(const struct operation *op) {
 }
 
 static void call_it(struct pc_workload *workload, struct program *program, struct operation *op) {
-    describe(program, op);
+    describe(op);
     pc_workload_attempt(workload, op->step, op->tag, op->attempt)->posted |= 1ull << (op->slot - 1);
     pc_workload_post(workload, program, &op->call);
 }
@@ -119,6 +119,7 @@ static void call_it(struct pc_workload *workload, struct program *program, struc
 void pc_operation_post(struct pc_workload *workload, struct program *program, struct operation *op,
                        const struct member_list *members) {
     op->members = *members;
+    op->group_epoch = pc_program_group_epoch(program);
     pc_oracle_prepare(op);
     /* Two members that lost their link for good would fail each attempt of a step: what has no way round is left out. */
     const bool given_up = op->in_step && op->attempt >= PATIENCE && direct_only(op->draw.kind);

@@ -46,6 +46,7 @@ struct operation {
     uint32_t attempt;
     uint32_t again; /* posts that ended so that it goes on, but not as another attempt of all */
     struct member_list members; /* when it was posted; once it has succeeded: those that took part */
+    uint64_t group_epoch; /* of members */
     uint32_t root, source, target; /* ranks; PC_RANK_NONE: nobody, or anybody */
     uint64_t base; /* draw.count, or what this peer takes it for */
     uint64_t got; /* slots that a receive from anybody needs not wait for any more */
