@@ -6,6 +6,7 @@ One library is built with all of them; the environment variable MUTANT chooses w
 
 import fcntl
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -326,3 +327,24 @@ def test_the_mutant_is_noticed(mutated, mutant):
     with Cluster(LD_LIBRARY_PATH=str(mutated), MUTANT=str(mutant)) as cluster:
         assert cluster.spawn().call(loaded_library) == str(mutated / "libpccl.so")
         assert violations(SCENARIOS[mutant], cluster) != []
+
+
+def reduce_directly(peer, count):
+    peer.comm.all_reduce(np.ones(count, np.float32), algorithm="direct", op_timeout=6.0)
+
+
+def test_who_ignores_credit_is_cut_off(mutated):
+    """What one peer sends beyond its credit would pile up at a second one, which waits for a third."""
+    with Cluster(PCCL_SHM="0", LD_LIBRARY_PATH=str(mutated)) as cluster:
+        stopped, faulty, owner = (cluster.spawn(MUTANT=mutant) for mutant in ("0", "6", "0"))
+        cluster.join_in_order([stopped, faulty, owner])
+        cluster.call([stopped, faulty, owner], reduce_directly, count=1000)
+        stopped.send_signal(signal.SIGSTOP)
+        owner.start(reduce_directly, count=30_000_000)
+        time.sleep(0.5)
+        faulty.start(reduce_directly, count=30_000_000)
+        time.sleep(0.5)
+        stopped.send_signal(signal.SIGCONT)
+        outcome = owner.outcome()
+        assert isinstance(outcome, RemoteError)
+        assert "peer 2 sent more than it had credit for" in str(outcome)

@@ -200,7 +200,8 @@ void pc_master_link_down(struct pc_master *master, struct pc_peer *peer, const s
     if (pair == NULL || other == NULL || pair->generation != down->generation || pair->renew) return;
     pc_error error;
     pc_error_from_wire(&down->error, &error);
-    pair->error = error;
+    /* Who has cut off the other end knows why; that one has only seen it. */
+    if (pair->down == 0 || pair->error.code != pcclProtocolError) pair->error = error;
     if (!both_members(master, pair)) {
         /* Of a newcomer: what was never up is dialed again by itself; what one end had up needs new proofs. */
         (void)snprintf(peer->unreached, sizeof peer->unreached, "%s", other->address_text);

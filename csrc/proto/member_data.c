@@ -149,7 +149,7 @@ static void renew(struct pc_op *op, struct pc_lane *lane, struct pc_inflow *in) 
     const uint64_t enough = in->expected + PC_SEGMENT_MAX_BYTES; /* with the gap that own values leave */
     const uint64_t next = in->consumed + op->window_elems;
     if (!in->staged || !lane->ready_told || in->granted >= enough || next <= in->granted) return;
-    const bool far_from_the_end = in->granted > in->arrived + 2 * largest_segment(op);
+    const bool far_from_the_end = in->granted > in->arrived + 2 * op->segment_elems;
     if (next - in->granted < op->window_elems / 2 && far_from_the_end) return;
     in->granted = next;
     tell_ready(op, lane);
@@ -162,10 +162,14 @@ static void consumed(void *context, uint32_t rank, uint8_t kind, uint32_t elems)
     renew(op, lane, &lane->in[kind]);
 }
 
-static void arriving(struct pc_op *op, const struct pc_arrival *arrival) {
+/* What comes beyond the credit, and the gaps that a ring may fill (has_credit), would stay here without bound. */
+static pc_status arriving(struct pc_op *op, const struct pc_arrival *arrival) {
     struct pc_lane *lane = &op->lanes[arrival->from];
-    lane->in[arrival->kind].arrived += arrival->elems;
-    renew(op, lane, &lane->in[arrival->kind]);
+    struct pc_inflow *in = &lane->in[arrival->kind];
+    in->arrived += arrival->elems;
+    if (in->staged && in->arrived > in->granted + op->excess_elems + op->segment_elems) return pcclProtocolError;
+    renew(op, lane, in);
+    return pcclSuccess;
 }
 
 /* As many as an eager part holds, in the form that takes the fewest bytes. */
@@ -191,6 +195,7 @@ static void open_lanes(struct pc_op *op) {
     /* A share of the staging memory each, never under an eager part and two segments: one on its way, one as a gap. */
     const uint64_t acc_bytes = op->collective.plan.acc_bytes, segment = largest_segment(op);
     const uint64_t share = op->member->config.staging_bytes / acc_bytes / (staged == 0 ? 1 : staged);
+    op->segment_elems = segment;
     op->window_elems = pc_max_u64(share, eager_elems(op) + 2 * segment);
     op->excess_elems = op->call->shape.algorithm == PC_ALGORITHM_RING ? (op->collective.plan.n - 1) * segment : 0;
     for (uint32_t rank = 0; rank < op->collective.plan.n; rank++) {
@@ -304,7 +309,7 @@ static pc_status take_held(struct pc_op *op, struct pc_held *held, uint64_t now_
     if (status == pcclSuccess && arrival.len_bytes > 0) memcpy(arrival.data, held->bytes, arrival.len_bytes);
     pc_op_free_held(op->member, held);
     if (status != pcclSuccess) return judge(op, status, &arrival, from);
-    arriving(op, &arrival);
+    PC_TRY(arriving(op, &arrival));
     return take_arrival(op, &arrival, from, now_ns);
 }
 
@@ -574,7 +579,10 @@ static pc_status take_segment(struct pc_op *op, struct pc_stream *stream, struct
     }
     const pc_status status = pc_collective_sink(&op->collective, arrival);
     if (status != pcclSuccess) return judge(op, status, arrival, link->peer);
-    arriving(op, arrival);
+    if (arriving(op, arrival) != pcclSuccess) {
+        return pc_error_set(&stream->error, pcclProtocolError, "peer %llu sent more than it had credit for",
+                            (unsigned long long)link->peer);
+    }
     if (arrival->len_bytes > 0) {
         stream->sink = (struct pc_sink){arrival->data, op, NULL, arrival->chunk, arrival->segment, arrival->weight,
                                         arrival->kind, arrival->cold};

@@ -81,6 +81,7 @@ struct pc_op {
     struct pc_collective collective;
     struct pc_lane *lanes; /* by rank */
     size_t lanes_capacity;
+    uint64_t segment_elems; /* of the largest */
     uint64_t window_elems; /* of one kind that a lane may have in the pool */
     uint64_t excess_elems; /* beyond credit, of values that are passed on */
     struct {
