@@ -188,7 +188,7 @@ class Wan:
         emulator.stdout.close()
 
     def _start(self, program: FilePath) -> None:
-        # In a session of its own: a Ctrl-C is for us, and we end it when we are done.
+        # Out of reach of the terminal: a Ctrl-C is for us, and we end the program when we are done.
         self._emulator = subprocess.Popen(
             [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, bufsize=0
         )
