@@ -443,6 +443,7 @@ PCCL_EXPORT pcclResult_t pcclRunCollective(pcclComm_t *comm, const pcclCollectiv
  * Step consistency. Between pcclBeginStep and the end of the step, collectives return when they are complete here,
  * without waiting for the verdict of all; one vote at the end decides on all of them. The first failure poisons the step:
  * what is in flight or started later fails at once, at all members. Buffers that were reduced in place are not restored.
+ * All members make the same collective calls in a step, and receive in it what is sent in it; else it is aborted.
  * pcclEndStep is a joint call of the group; commit false votes against. It returns pcclSuccess or pcclStepAborted, the
  * same at all members. group: as in pcclCollectiveArgs_t; each group has steps of its own.
  */

@@ -228,9 +228,11 @@ class Collectives:
     def step(self) -> Step:
         """Step consistency: in ``with comm.step() as s:`` operations return when they are complete here, without the
         verdict of all, and leaving the block votes on all of them at once. ``s.committed`` tells the result; a step
-        that failed anywhere raises StepAbortedError everywhere, with the cause as ``__cause__``. The first failure
-        makes what is in flight or started later in the step fail at once. Buffers reduced in place in a failed step are
-        not restored. An exception in the block ends what is in flight, and aborts the step for all."""
+        that failed anywhere raises StepAbortedError everywhere, with the cause as ``__cause__`` where it failed, and in
+        the message. The first failure makes what is in flight or started later in the step fail at once. Buffers
+        reduced in place in a failed step are not restored. An exception in the block ends what is in flight, and aborts
+        the step for all. So it is when not all peers have made the same collective calls in it, or what was sent in it
+        was not received in it."""
         return Step(self)
 
     # --------------------------------------------------------------------------------------------------- one to all --

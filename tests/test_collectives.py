@@ -405,6 +405,56 @@ def test_a_send_that_nobody_receives_yet_aborts_a_step_that_waits_for_it(three):
     assert everywhere(three, send_before_all) == [["DeadlockError", True, True, 3.0]] * 3
 
 
+def differ_in_a_step(peer, rank, size, how):
+    comm, odd = peer.comm, rank == 1
+    start = time.monotonic()
+    said = []
+    data = np.full(5, 1.0)
+    try:
+        with comm.step() as step:
+            if how == "one operation less" and not odd:
+                comm.broadcast(data, root=0, tag=3)
+            if how == "another tag":
+                comm.reduce(data, root=0, tag=4 if odd else 3)
+            if how == "another tag at the receiver":
+                comm.broadcast(data, root=0, tag=4 if odd else 3)
+            if how == "a receive without a send" and odd:
+                comm.recv(data, 0, tag=7)
+            if how == "a receive from anybody without a send" and odd:
+                comm.recv(data, tag=7)
+            if how == "a send without a receive" and odd:
+                comm.send(data, 0, tag=7)
+            if how == "a send with another tag" and rank < 2:
+                comm.send(data, 1, tag=7) if rank == 0 else comm.recv(data, 0, tag=8)
+    except pccl.StepAbortedError as error:
+        said = [word for word in ("same operations", "do not match", "can never match") if word in str(error)]
+    seconds = time.monotonic() - start
+    with comm.step() as again:
+        data = np.full(5, float(rank))
+        comm.broadcast(data, root=0, tag=3)
+        comm.send(data + rank, (rank + 1) % size, tag=7)
+        received = np.empty(5)
+        comm.recv(received, tag=7)
+    return [said, seconds < 10, step.committed, again.committed, data.tolist(), received.tolist()]
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("one operation less", "same operations"),
+        ("another tag", "can never match"),
+        ("another tag at the receiver", "can never match"),
+        ("a receive without a send", "can never match"),
+        ("a receive from anybody without a send", "can never match"),
+        ("a send without a receive", "do not match"),
+        ("a send with another tag", "can never match"),
+    ],
+)
+def test_a_step_in_which_not_all_do_the_same_counts_for_nobody(three, how, said):
+    expected = [[[said], True, False, True, [0.0] * 5, [float(source)] * 5] for source in (2, 0, 1)]
+    assert everywhere(three, differ_in_a_step, how=how) == expected
+
+
 def leave_nested_steps(peer, rank, size):
     comm = peer.comm
     start = time.monotonic()

@@ -17,6 +17,7 @@ NAMES = {
     9: "a death breaks groups that the dead peer was not in",
     10: "votes on a step of a broken group count for some",
     11: "eager parts without end",
+    12: "members that have not done the same in a step",
 }
 SEEDS = 1500
 

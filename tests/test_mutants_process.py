@@ -288,6 +288,27 @@ def far_ahead(cluster):
     return [f"links lost: {lost}"] if any(lost) else []
 
 
+def step_of_broadcasts(peer, values):
+    x = np.zeros(5)
+    with peer.comm.step():
+        for value in values:
+            x[:] = value
+            peer.comm.broadcast(x)
+    return x.tolist()
+
+
+def broadcast_left_out(cluster):
+    """One takes part in fewer broadcasts of a step: its next one would get what it has missed."""
+    peers = [cluster.spawn(), cluster.spawn()]
+    cluster.join_in_order(peers)
+    for peer, values in zip(peers, ([1.0, 2.0], [0.0]), strict=True):
+        peer.start(step_of_broadcasts, values=values)
+    committed = [not isinstance(peer.outcome(), RemoteError) for peer in peers]
+    results = cluster.call(peers, step_of_broadcasts, PATIENCE_S, values=[3.0])
+    wrong = [f"broadcast {result}" for result in results if result != [3.0] * 5]
+    return wrong + ["a step was committed that is not the same for all"] * any(committed)
+
+
 SCENARIOS = {
     1: one_end_complete,
     2: one_end_complete,
@@ -300,6 +321,7 @@ SCENARIOS = {
     9: death_outside,
     10: vote_of_a_broken_group,
     11: far_ahead,
+    12: broadcast_left_out,
 }
 
 

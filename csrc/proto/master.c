@@ -52,7 +52,7 @@ void pc_master_free_peer(struct pc_master *master, struct pc_peer *peer) {
     free(peer->offer_bytes);
     free(peer->started);
     free(peer->wanted);
-    free(peer->steps);
+    free(peer->answers);
     free(peer->flushed);
     free(peer);
 }
@@ -84,6 +84,7 @@ union peer_message {
     struct pc_msg_state state;
     struct pc_msg_goodbye goodbye;
     struct pc_msg_stalled stalled;
+    struct pc_msg_posted posted;
     struct pc_msg_sync_ready ready;
     struct pc_msg_leave_group leave;
     struct pc_msg_probed probed;
@@ -122,6 +123,7 @@ static pc_status handle(struct pc_master *master, struct pc_peer *peer, uint8_t 
     case PC_MSG_OP_FAIL: pc_master_op_fail(master, peer, &message->fail); return pcclSuccess;
     case PC_MSG_STATE: pc_master_state(master, peer, &message->state); return pcclSuccess;
     case PC_MSG_STALLED: pc_master_stalled(peer, &message->stalled); return pcclSuccess;
+    case PC_MSG_POSTED: pc_master_posted(peer, &message->posted); return pcclSuccess;
     case PC_MSG_LEAVE_GROUP: pc_master_leave_subset(master, peer, message->leave.subset); return pcclSuccess;
     case PC_MSG_PROBED: pc_master_probed(master, peer, &message->probed); return pcclSuccess;
     case PC_MSG_SYNC_READY: pc_master_sync_ready(master, peer, &message->ready); return pcclSuccess;

@@ -1,6 +1,6 @@
 /*
- * Joint calls: a topology call runs when all members of the run are in it, a synchronisation when all of a group are.
- * Calls that can never match (the wait-for graph has no way out) fail for all, with the list of who is where.
+ * Joint calls: a topology call runs when all members of the run are in it, a synchronisation or the vote on a step when
+ * all of a group are.
  */
 #include "base/checked.h"
 #include "base/log.h"
@@ -22,26 +22,6 @@ void pc_master_answer(struct pc_master *master, struct pc_peer *peer, uint64_t v
     pc_master_tell(master, peer, PC_MSG_CALL_RESULT, &result);
 }
 
-/* How many operations of the whole group peer has posted in its step, as last told. */
-static uint64_t steps_of(const struct pc_peer *peer, uint32_t subset) {
-    for (size_t i = 0; i < peer->step_count; i++) {
-        if (peer->steps[i].subset == subset) return peer->steps[i].ops;
-    }
-    return 0;
-}
-
-static void note_steps(struct pc_peer *peer, uint32_t subset, uint64_t ops) {
-    for (size_t i = 0; i < peer->step_count; i++) {
-        if (peer->steps[i].subset != subset) continue;
-        peer->steps[i].ops = ops;
-        return;
-    }
-    void *items = peer->steps;
-    if (!pc_grow(&items, &peer->step_capacity, peer->step_count + 1, sizeof *peer->steps)) return;
-    peer->steps = items;
-    peer->steps[peer->step_count++] = (struct pc_step_count){subset, ops};
-}
-
 static bool keep_wanted(struct pc_peer *peer, const struct pc_msg_call *call) {
     void *items = peer->wanted;
     if (!pc_grow(&items, &peer->wanted_capacity, call->ids.count, sizeof *peer->wanted)) return false;
@@ -51,8 +31,7 @@ static bool keep_wanted(struct pc_peer *peer, const struct pc_msg_call *call) {
     return true;
 }
 
-/* The group whose call peer is in, if it is one of a single group; NULL: it is no more. */
-static struct pc_group *group_of_call(const struct pc_master *master, const struct pc_peer *peer) {
+struct pc_group *pc_master_group_of_call(const struct pc_master *master, const struct pc_peer *peer) {
     const struct pc_op_key key = {.group = peer->group, .subset = peer->call_subset};
     return pc_master_group_of(master, &key);
 }
@@ -73,8 +52,10 @@ void pc_master_call(struct pc_master *master, struct pc_peer *peer, const struct
     peer->call_serial = call->serial;
     peer->call_ns = now_ns;
     peer->vote = call->value != 0;
-    if (call->kind == PC_CALL_END_STEP) note_steps(peer, call->subset, call->step_ops);
-    const struct pc_group *group = group_of_call(master, peer);
+    peer->step = call->step;
+    peer->answer_count = 0;
+    const struct pc_group *group = pc_master_group_of_call(master, peer);
+    peer->step_epoch = group != NULL ? group->epoch : 0;
     if (call->kind == PC_CALL_CREATE_GROUP && !keep_wanted(peer, call)) {
         const pc_error error = {.code = pcclNoMemory, .message = "the master has no memory for the list of a group"};
         pc_master_answer(master, peer, 0, &error);
@@ -91,7 +72,7 @@ void pc_master_call_cancel(struct pc_master *master, struct pc_peer *peer, const
     pc_error error = {.peer_id = peer->id};
     pc_error_set(&error, pcclCancelled, "peer %llu gave up its call of %s", (unsigned long long)peer->id,
                  pc_call_name(peer->call));
-    const struct pc_group *step_of = peer->call == PC_CALL_END_STEP ? group_of_call(master, peer) : NULL;
+    const struct pc_group *step_of = peer->call == PC_CALL_END_STEP ? pc_master_group_of_call(master, peer) : NULL;
     if (peer->sync_id != 0) pc_master_sync_lose(master, peer, &error);
     pc_master_answer(master, peer, 0, &error);
     /* Its vote is against. After the answer, so that its next step fails too: that one's vote ends the others' step. */
@@ -294,225 +275,58 @@ static uint8_t common_call(struct pc_master *master, const struct pc_group *grou
     return same ? common : PC_CALL_NONE;
 }
 
-/* Wait-for graph ------------------------------------------------------------------------------------------------ */
+/* Steps --------------------------------------------------------------------------------------------------------- */
 
-static bool has_started(const struct pc_peer *peer, const struct pc_op_key *key) {
-    for (size_t i = 0; i < peer->started_count; i++) {
-        if (pc_op_key_equal(&peer->started[i], key)) return true;
-    }
-    return false;
-}
-
-void pc_master_moved(struct pc_master *master, const struct pc_group *group) {
+/* Whether the members of group have not done the same in their step, and who. */
+static void compare_steps(struct pc_master *master, const struct pc_group *group, pc_error *error) {
+    struct pc_step_sum sum = {0};
+    const struct pc_peer *one = NULL;
+    bool complete = true; /* nobody has left since somebody voted, with what he sent and received */
     PC_EACH_PEER(master, peer) {
         if (!pc_master_in_group(peer, group)) continue;
-        peer->stall_count = peer->stall_reports = 0;
-        peer->started_count = 0;
-    }
-}
-
-/* One report may be older than what has been posted since; the second one after the last verdict is not. */
-static bool blocked(const struct pc_peer *peer) {
-    return peer->stall_count > 0 ? peer->stall_reports >= 2 : peer->call != PC_CALL_NONE;
-}
-
-/*
- * Whether other does, or did, its part of the operation that peer is blocked in. In a step it is over for a member as soon
- * as it is complete there; its frames may be under way still, or lost with a link whose end has not been noticed yet.
- */
-static bool does_part(const struct pc_peer *other, const struct pc_peer *peer, const struct pc_stall *stall) {
-    if (other == peer || has_started(other, &stall->key)) return true;
-    if (!stall->in_step) return false;
-    /* A send is over at its receiver only when all of it has left the sender, where it is over too. */
-    if (stall->key.channel != 0) return pc_channel_target(stall->key.channel) == peer->id;
-    return steps_of(other, stall->key.subset) >= steps_of(peer, stall->key.subset);
-}
-
-/* Whether other can still send what peer would receive from anybody, or has begun to. */
-static bool may_send(const struct pc_peer *other, const struct pc_peer *peer, const struct pc_op_key *key) {
-    if (!other->stuck) return true;
-    for (size_t i = 0; i < other->started_count; i++) {
-        const struct pc_op_key *started = &other->started[i];
-        if (started->channel == pc_channel(other->id, peer->id) && started->tag == key->tag && started->subset == key->subset) {
-            return true;
+        if (one == NULL) one = peer;
+        if (peer->step.digest != one->step.digest && error->code == pcclSuccess) {
+            error->peer_id = peer->id;
+            pc_error_set(error, pcclStepAborted,
+                         "the step was aborted: peers %llu and %llu did not post the same operations in it (%llu and %llu)",
+                         (unsigned long long)one->id, (unsigned long long)peer->id, (unsigned long long)one->step.ops,
+                         (unsigned long long)peer->step.ops);
+            pc_error_hint(error, "all peers of a group must make the same collective calls in a step, with the same tags");
         }
+        complete &= peer->step_epoch == group->epoch;
+        sum.sends += peer->step.sends;
+        sum.receives += peer->step.receives;
+        sum.channels += peer->step.channels;
     }
-    return false;
+    if (sum.channels == 0 || !complete || error->code != pcclSuccess) return;
+    pc_error_set(error, pcclStepAborted, "the step was aborted: sends and receives in it (%llu and %llu) do not match",
+                 (unsigned long long)sum.sends, (unsigned long long)sum.receives);
+    pc_error_hint(error, "what is sent in a step must be received in the same step, with the same tag");
 }
 
-/* In a step, what was sent may be under way, and nobody tells. */
-static bool somebody_may_send(struct pc_master *master, const struct pc_group *group, const struct pc_peer *peer,
-                              const struct pc_stall *stall) {
-    bool any = stall->in_step != 0;
-    PC_EACH_PEER(master, other) {
-        any |= other != peer && pc_master_in_group(other, group) && may_send(other, peer, &stall->key);
-    }
-    return any;
-}
-
-/* Whether the operation can still come to its end by those that are not stuck. */
-static bool op_hopeful(struct pc_master *master, const struct pc_peer *peer, const struct pc_stall *stall) {
-    const struct pc_group *group = pc_master_group_of(master, &stall->key);
-    if (group == NULL) return true; /* its end is on its way */
-    if (stall->key.channel == pc_channel_to(peer->id)) return somebody_may_send(master, group, peer, stall);
-    bool all = pc_master_who_left(group, &stall->key) == 0;
-    PC_EACH_PEER(master, other) {
-        if (!pc_master_takes_part(other, group, &stall->key)) continue;
-        all &= !other->stuck || does_part(other, peer, stall);
-        /* In are_peers_pending without a report yet: operations of other threads may be in flight. */
-        if (other->call == PC_CALL_PEERS_PENDING && other->stall_count == 0) return true;
-    }
-    return all;
-}
-
-/* Whether something that peer waits for can still come. */
-static bool hopeful(struct pc_master *master, const struct pc_peer *peer) {
-    for (uint32_t i = 0; i < peer->stall_count; i++) {
-        if (peer->stalls[i].kind == PC_CALL_COLLECTIVE && op_hopeful(master, peer, &peer->stalls[i])) return true;
-    }
-    if (peer->call == PC_CALL_NONE) return false;
-    const struct pc_group *group = group_of_call(master, peer);
-    if (group == NULL || (peer->call == PC_CALL_SYNC_STATE && group->sync_id != 0)) return true;
-    if (group->left_count > 0) return false;
-    PC_EACH_PEER(master, other) {
-        const bool with = other->call == peer->call && other->call_subset == peer->call_subset;
-        if (pc_master_in_group(other, group) && other->stuck && !with) return false;
-    }
-    return true;
-}
-
-static void describe(const struct pc_peer *peer, char *out, size_t out_bytes) {
-    char name[224];
-    pc_master_name_peer(peer, name, sizeof name);
-    if (peer->call != PC_CALL_NONE) {
-        (void)snprintf(out, out_bytes, "%s is in %s", name, pc_call_name(peer->call));
-    } else {
-        (void)snprintf(out, out_bytes, "%s is in %s with tag %llu", name, pc_collective_name(peer->stalls[0].collective),
-                       (unsigned long long)peer->stalls[0].key.tag);
-    }
-}
-
-/* Then its step fails, and it goes on to the vote: those who wait there hear of it with all others. */
-static bool any_in_step(struct pc_master *master, const struct pc_group *group) {
-    PC_EACH_PEER(master, peer) {
-        if (!peer->stuck || peer->group != group->number) continue;
-        for (uint32_t i = 0; i < peer->stall_count; i++) {
-            if (peer->stalls[i].kind == PC_CALL_COLLECTIVE && peer->stalls[i].in_step) return true;
-        }
-    }
-    return false;
-}
-
-/* Nothing that the stuck ones of this peer group wait for can come. */
-static void fail_stuck(struct pc_master *master, const struct pc_group *group) {
-    pc_error error = {0};
-    char list[600] = "";
-    PC_EACH_PEER(master, peer) {
-        if (!peer->stuck || peer->group != group->number) continue;
-        size_t used = strlen(list);
-        if (used > 0) used += (size_t)snprintf(list + used, sizeof list - used, "; ");
-        if (used < sizeof list) describe(peer, list + used, sizeof list - used);
-    }
-    for (size_t i = 0; i < group->left_count; i++) {
-        const size_t used = strlen(list);
-        (void)snprintf(list + used, sizeof list - used, "; peer %llu has destroyed its end of the group",
-                       (unsigned long long)group->left[i]);
-    }
-    pc_error_set(&error, pcclDeadlock, "these calls can never match: %s", list);
-    pc_error_hint(&error, "all peers of a group must make the same joint calls, and post the operations of a tag alike");
-    PC_LOG(pcclLogWarn, "%s: %s", master->machine.name, error.message);
-    const bool votes_last = any_in_step(master, group);
-    PC_EACH_PEER(master, peer) {
-        if (!peer->stuck || peer->group != group->number) continue;
-        for (uint32_t i = 0; i < peer->stall_count; i++) {
-            if (peer->stalls[i].kind != PC_CALL_COLLECTIVE) continue;
-            pc_master_abort_op(master, &peer->stalls[i].key, &error, peer->stalls[i].in_step != 0);
-        }
-        if (peer->call != PC_CALL_END_STEP || !votes_last) pc_master_answer(master, peer, 0, &error);
-        peer->stall_count = peer->stall_reports = 0;
-        peer->started_count = 0;
-    }
-}
-
-/* Leaves marked those that cannot go on unless another of them does. */
-static void clear_hopeful(struct pc_master *master) {
-    for (bool changed = true; changed;) {
-        changed = false;
-        PC_EACH_PEER(master, peer) {
-            if (!peer->stuck || !hopeful(master, peer)) continue;
-            peer->stuck = false;
-            changed = true;
-        }
-    }
-}
-
-/* All of group: those that are not in it may be doing whatever they like. */
-static bool all_stuck(struct pc_master *master, const struct pc_group *group) {
-    size_t count = group->left_count;
-    PC_EACH_PEER(master, peer) {
-        if (!pc_master_in_group(peer, group)) continue;
-        if (!peer->stuck) return false;
-        count++;
-    }
-    return count > 1;
-}
-
-static const struct pc_group *find_stuck_group(struct pc_master *master) {
-    for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next) {
-        const struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
-        if (all_stuck(master, group)) return group;
-    }
-    return NULL;
-}
-
-static void find_deadlock(struct pc_master *master) {
-    bool any = false;
-    PC_EACH_PEER(master, peer) {
-        peer->stuck = pc_master_votes(peer) && blocked(peer);
-        any |= peer->stuck;
-    }
-    if (!any || find_stuck_group(master) == NULL) return;
-    clear_hopeful(master);
-    const struct pc_group *group = find_stuck_group(master);
-    if (group != NULL) fail_stuck(master, group); /* of other peer groups, the next event decides */
-}
-
-void pc_master_stalled(struct pc_peer *peer, const struct pc_msg_stalled *stalled) {
-    /* What it waits for may be on its way. */
-    if (stalled->heard != peer->told && stalled->calls.count > 0) return;
-    const struct pc_stall *calls = stalled->calls.items;
-    peer->stall_count = 0;
-    for (uint32_t i = 0; i < stalled->calls.count && peer->stall_count < PC_STALLS_MAX; i++) {
-        peer->stalls[peer->stall_count++] = calls[i];
-    }
-    const struct pc_step_count *steps = stalled->steps.items;
-    peer->step_count = 0;
-    for (uint32_t i = 0; i < stalled->steps.count; i++) note_steps(peer, steps[i].subset, steps[i].ops);
-    peer->stall_reports = peer->stall_count > 0 ? peer->stall_reports + 1 : 0;
-    void *items = peer->started;
-    if (!pc_grow(&items, &peer->started_capacity, stalled->started.count, sizeof *peer->started)) return;
-    peer->started = items;
-    peer->started_count = stalled->started.count;
-    if (peer->started_count > 0) {
-        memcpy(peer->started, stalled->started.items, peer->started_count * sizeof *peer->started);
-    }
-}
-
-/* A step is committed if nothing has failed anywhere. If not, its operations have ended unevenly: seqs start again. */
-static void end_step(struct pc_master *master, struct pc_group *group) {
-    pc_error error = {0};
+/* Why the step of group is not committed; code 0: it is. */
+static void judge_step(struct pc_master *master, const struct pc_group *group, pc_error *error) {
     const struct pc_peer *first = NULL; /* the others may have heard of it from there */
     PC_EACH_PEER(master, peer) {
         if (!pc_master_in_group(peer, group) || peer->vote) continue;
         if (first == NULL || peer->call_ns < first->call_ns) first = peer;
     }
-    const bool commit = first == NULL;
-    if (!commit) {
-        error.peer_id = first->id;
-        pc_error_set(&error, pcclStepAborted, "the step was aborted: something in it failed at peer %llu",
+    *error = (pc_error){0};
+    if (first != NULL) {
+        error->peer_id = first->id;
+        pc_error_set(error, pcclStepAborted, "the step was aborted: something in it failed at peer %llu",
                      (unsigned long long)first->id);
-        pc_error_hint(&error, "nothing of the step counts at any peer; do it again");
+        pc_error_hint(error, "nothing of the step counts at any peer; do it again");
+    } else if (!PC_MUTANT(PC_MUTANT_STEP_UNCOMPARED)) {
+        compare_steps(master, group, error);
     }
+}
+
+/* A step is committed if nothing has failed anywhere. If not, its operations have ended unevenly: seqs start again. */
+static void end_step(struct pc_master *master, struct pc_group *group) {
+    pc_error error;
+    judge_step(master, group, &error);
+    const bool commit = error.code == pcclSuccess;
     if (!commit && !group->broken) {
         group->flushing = true; /* nothing is in flight: all are here */
         pc_master_flip(master, false);
@@ -574,5 +388,5 @@ void pc_master_evaluate(struct pc_master *master, uint64_t now_ns) {
             return;
         }
     }
-    find_deadlock(master);
+    pc_master_find_deadlock(master);
 }

@@ -8,7 +8,8 @@
  *   master_search.c   better rings, found later
  *   master_probe.c    measuring of links
  *   master_groups.c   groups of some members: making, breaking, forgetting
- *   master_calls.c    joint calls, shared-state synchronisation, wait-for graph
+ *   master_calls.c    joint calls: topology, synchronisation of the shared state, votes on steps
+ *   master_deadlock.c calls that can never match
  *   master_status.c   the report for `pccl status`
  */
 #ifndef PC_MASTER_STATE_H
@@ -39,6 +40,12 @@ enum {
     PC_SUBSETS_MAX = 1024, /* groups of some members, in the run */
     PC_CORROBORATE_MS = 250, /* a loss that only one side has seen */
     PC_FLUSH_MS = 2000 /* to answer a FREEZE */
+};
+
+/* What a peer was asked about one tag. */
+struct pc_answer {
+    struct pc_op_key key; /* seq: how many it has posted with that tag, once known */
+    bool asked, known;
 };
 
 struct pc_peer {
@@ -79,9 +86,12 @@ struct pc_peer {
 
     bool stuck; /* found while looking for calls that can never match: it cannot go on by itself */
 
-    struct pc_step_count *steps; /* of its open steps, as last told */
-    size_t step_count, step_capacity;
+    struct pc_answer *answers; /* how far it has come, as asked since its last report */
+    size_t answer_count, answer_capacity;
+
     bool vote; /* in PC_CALL_END_STEP: nothing has failed there */
+    struct pc_step_sum step; /* and what was posted in the step */
+    uint64_t step_epoch; /* of the group, when it voted */
 
     uint32_t freeze_waited; /* STATEs that are awaited */
     struct pc_op_state *flushed; /* of its STATEs */
@@ -309,12 +319,19 @@ void pc_master_sync_lose(struct pc_master *master, const struct pc_peer *peer, c
 void pc_master_answer(struct pc_master *master, struct pc_peer *peer, uint64_t value, const pc_error *error);
 /* Runs every joint call for which all have come, and fails those that can never match. */
 void pc_master_evaluate(struct pc_master *master, uint64_t now_ns);
-void pc_master_stalled(struct pc_peer *peer, const struct pc_msg_stalled *stalled);
-
 /* The votes on a step of a subset that is broken: they count if all survivors have voted. */
 void pc_master_end_broken(struct pc_master *master, struct pc_group *subset);
+/* The group whose call peer is in, if it is one of a single group; NULL: it is no more. */
+struct pc_group *pc_master_group_of_call(const struct pc_master *master, const struct pc_peer *peer);
+
+/* master_deadlock.c --------------------------------------------------------------------------------------------- */
+/* What peer is blocked in. */
+void pc_master_stalled(struct pc_peer *peer, const struct pc_msg_stalled *stalled);
+void pc_master_posted(struct pc_peer *peer, const struct pc_msg_posted *posted);
 /* Something in group moved: what its members reported as blocked is out of date. */
 void pc_master_moved(struct pc_master *master, const struct pc_group *group);
+/* Fails the calls of a group whose members all wait for each other; asks them first for what it has to know. */
+void pc_master_find_deadlock(struct pc_master *master);
 
 /* master_status.c ----------------------------------------------------------------------------------------------- */
 void pc_master_status(struct pc_master *master, struct pc_peer *peer, uint64_t now_ns);

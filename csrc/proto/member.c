@@ -467,7 +467,7 @@ static void post_joint(struct pc_member *member, struct pc_call *call) {
         .serial = call->serial,
         .subset = call->group,
         .value = call->vote && group->step_poison.code == pcclSuccess,
-        .step_ops = group->step_ops,
+        .step = group->step,
         .ids = {call->ids, call->id_count},
     };
     pc_member_tell_master(member, PC_MSG_CALL, &message);

@@ -171,9 +171,15 @@ static struct pc_call *find_call(const struct pc_member *member, uint64_t serial
 static void end_step(struct pc_member *member, const struct pc_call *call, pc_error *error) {
     struct pc_member_group *group = pc_member_group(member, call->group);
     if (group == NULL) return;
-    pc_member_end_step(group);
     /* This end knows best why. */
-    if (error->code == pcclRankConnectionLost && group->broken.code != pcclSuccess) *error = group->broken;
+    const pc_error *cause = &group->step_poison;
+    if (error->code == pcclRankConnectionLost && group->broken.code != pcclSuccess) {
+        *error = group->broken;
+    } else if (error->code == pcclStepAborted && cause->code != pcclSuccess && cause->code != pcclStepAborted) {
+        error->code = pcclSuccess; /* or it would keep its message */
+        pc_error_set(error, pcclStepAborted, "the step was aborted: %s: %s", pc_status_name(cause->code), cause->message);
+    }
+    pc_member_end_step(group);
 }
 
 /* A group that the caller gave up before it was made is destroyed: nobody would ever use it. */
@@ -235,6 +241,7 @@ static bool expected(const struct pc_member *member, uint8_t type) {
     case PC_MSG_VERDICT:
     case PC_MSG_FREEZE:
     case PC_MSG_PROBE:
+    case PC_MSG_ASK_POSTED:
     case PC_MSG_SYNC_PLAN: return member->phase == PC_MEMBER_MEMBER;
     default: return false;
     }
@@ -251,6 +258,7 @@ union control_message {
     struct pc_msg_freeze freeze;
     struct pc_msg_sync_plan plan;
     struct pc_msg_probe probe;
+    struct pc_msg_posted asked;
     uint8_t room[PC_MESSAGE_STRUCT_MAX];
 };
 
@@ -271,6 +279,7 @@ static pc_status handle(struct pc_member *member, uint8_t type, const union cont
     case PC_MSG_VERDICT: on_verdicts(member, &message->verdict, now_ns); return pcclSuccess;
     case PC_MSG_FREEZE: on_freeze(member, &message->freeze); return pcclSuccess;
     case PC_MSG_PROBE: pc_member_probe(member, &message->probe, now_ns); return pcclSuccess;
+    case PC_MSG_ASK_POSTED: return pc_member_report_posted(member, &message->asked);
     case PC_MSG_SYNC_PLAN: return pc_member_sync_plan(member, &message->plan);
     default: return pcclProtocolError;
     }

@@ -3,6 +3,7 @@
  */
 #include "base/checked.h"
 #include "bytes/dtype.h"
+#include "math/digest.h"
 #include "proto/mutant.h"
 #include "proto/operation.h"
 
@@ -349,6 +350,23 @@ static void choose_algorithm(struct pc_member *member, const struct pc_member_gr
     member->stats.last_bytes = shape->count * pc_dtype_bytes((pcclDataType_t)shape->dtype);
 }
 
+/* The order of tags among each other is free, that of a tag's operations is in their seqs. */
+static void add_to_step(struct pc_step_sum *step, const struct pc_op *op) {
+    const struct pc_op_key *key = &op->key;
+    const uint64_t parts[] = {key->tag, key->seq, key->channel, pc_op_shape_fingerprint(&op->call->shape)};
+    const uint64_t digest = pc_digest64(parts, sizeof parts);
+    if (key->channel == 0) {
+        step->ops++;
+        step->digest += digest;
+    } else if (pc_channel_source(key->channel) == op->member->id) {
+        step->sends++;
+        step->channels += digest;
+    } else {
+        step->receives++;
+        step->channels -= digest;
+    }
+}
+
 static void start_call(struct pc_member *member, struct pc_member_group *group, struct pc_call *call, uint64_t now_ns) {
     if (group->broken.code != pcclSuccess) {
         if (call->shape.consistency == PC_STEP) group->step_open = true;
@@ -383,7 +401,7 @@ static void start_call(struct pc_member *member, struct pc_member_group *group, 
         return;
     }
     op->call = call;
-    if (pc_op_in_step(op) && op->key.channel == 0) group->step_ops++;
+    if (pc_op_in_step(op)) add_to_step(&group->step, op);
     member->posted_count++;
     member->stats.ops_started++;
     member->ops_due_ns = pc_min_u64(member->ops_due_ns, call->deadline_ns);
@@ -459,7 +477,7 @@ void pc_member_poison_step(struct pc_member *member, struct pc_member_group *gro
 
 void pc_member_end_step(struct pc_member_group *group) {
     group->step_open = false;
-    group->step_ops = 0;
+    group->step = (struct pc_step_sum){0};
     group->step_poison = (pc_error){0};
 }
 

@@ -67,7 +67,7 @@ struct pc_member_group {
     size_t cost_capacity;
     bool ring_only; /* some pair has no link */
     bool step_open; /* operations of a step were posted, and it has not been voted on */
-    uint64_t step_ops; /* those that all of the group take part in */
+    struct pc_step_sum step; /* of that */
     pc_error step_poison; /* why the step fails; code 0: it does not */
 };
 
@@ -255,6 +255,7 @@ void pc_member_ops_tick(struct pc_member *member, uint64_t now_ns);
 /* group NULL: not here any more. */
 void pc_member_report_state(struct pc_member *member, struct pc_member_group *group, const struct pc_msg_freeze *freeze);
 void pc_member_report_stalls(struct pc_member *member, uint64_t now_ns);
+pc_status pc_member_report_posted(struct pc_member *member, const struct pc_msg_posted *asked);
 void pc_member_cancel_collective(struct pc_member *member, struct pc_call *call, pc_status code, const char *why);
 
 /* member_probe.c ------------------------------------------------------------------------------------------------ */

@@ -85,17 +85,6 @@ static void add_parked(struct pc_member *member, struct stall_scan *scan) {
     }
 }
 
-static struct pc_array open_steps(struct pc_member *member) {
-    uint32_t room = 0, count = 0;
-    for (struct pc_list *node = member->groups.next; node != &member->groups; node = node->next) room++;
-    struct pc_step_count *steps = pc_arena_alloc(&member->arena, room, sizeof *steps);
-    for (struct pc_list *node = member->groups.next; node != &member->groups && steps != NULL; node = node->next) {
-        const struct pc_member_group *group = PC_LIST_ENTRY(node, struct pc_member_group, node);
-        if (group->step_ops > 0) steps[count++] = (struct pc_step_count){group->subset, group->step_ops};
-    }
-    return (struct pc_array){steps, count};
-}
-
 void pc_member_report_stalls(struct pc_member *member, uint64_t now_ns) {
     member->stall_ns = now_ns + STALL_NS;
     struct pc_stall stalls[STALLS_MAX];
@@ -114,8 +103,27 @@ void pc_member_report_stalls(struct pc_member *member, uint64_t now_ns) {
     member->stalled = scan.count > 0;
     struct state_list list;
     if (!posted_ops(member, NULL, &list)) return;
-    const struct pc_msg_stalled message = {member->heard, open_steps(member), {stalls, scan.count}, {list.keys, list.key_count}};
+    const struct pc_msg_stalled message = {member->heard, {stalls, scan.count}, {list.keys, list.key_count}};
     pc_member_tell_master(member, PC_MSG_STALLED, &message);
+}
+
+/* How many have been posted with that key's tag. What is of another epoch is over anyway. */
+static uint64_t posted_with(struct pc_member *member, const struct pc_op_key *key) {
+    struct pc_member_group *group = pc_member_group(member, key->subset);
+    if (group == NULL || group->number != key->group || group->epoch != key->epoch) return UINT64_MAX;
+    const struct pc_tag *tag = pc_op_tag(group, key->tag, key->channel, false);
+    return tag != NULL ? tag->next_seq : 0;
+}
+
+pc_status pc_member_report_posted(struct pc_member *member, const struct pc_msg_posted *asked) {
+    struct pc_op_key *keys = pc_arena_alloc(&member->arena, asked->keys.count, sizeof *keys);
+    if (keys == NULL) return pcclNoMemory;
+    for (uint32_t i = 0; i < asked->keys.count; i++) {
+        keys[i] = ((const struct pc_op_key *)asked->keys.items)[i];
+        keys[i].seq = posted_with(member, &keys[i]);
+    }
+    pc_member_tell_master(member, PC_MSG_POSTED, &(struct pc_msg_posted){{keys, asked->keys.count}});
+    return pcclSuccess;
 }
 
 /* Time limits and cancellation ---------------------------------------------------------------------------------- */

@@ -16,7 +16,8 @@ enum pc_mutant {
     PC_MUTANT_NO_BLOCK_DIGEST = 8, /* member: takes a block of the shared state without checking its digest */
     PC_MUTANT_FOREIGN_DEATH = 9, /* master: a death breaks groups that the dead peer was not in */
     PC_MUTANT_HALF_VOTE = 10, /* master: votes on a step of a broken group count for those who cast them */
-    PC_MUTANT_EAGER_WITHOUT_END = 11 /* member: sends eager parts however many of them wait at the other end */
+    PC_MUTANT_EAGER_WITHOUT_END = 11, /* member: sends eager parts however many of them wait at the other end */
+    PC_MUTANT_STEP_UNCOMPARED = 12 /* master: a step counts whatever its members have done in it */
 };
 
 #ifdef PCCL_MUTANT

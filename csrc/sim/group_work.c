@@ -88,6 +88,18 @@ void pc_group_vote(struct pc_workload *workload, struct program *program) {
     pc_workload_post(workload, program, &program->call);
 }
 
+/* While all are there, somebody else has done what this program has left out, or would have. */
+static void check_complete(struct pc_workload *workload, const struct program *program) {
+    struct member_list now;
+    pc_program_members(program, &now);
+    for (uint32_t tag = 0; tag < program->operation_count; tag++) {
+        const struct operation *op = &program->operations[tag];
+        if (!op->forgotten || op->members.n != now.n) continue;
+        pc_workload_violate(workload, "L2: step %llu was committed, and peer %u has not called tag %u",
+                            (unsigned long long)program->step, program->slot, tag);
+    }
+}
+
 void pc_group_voted(struct pc_workload *workload, struct program *program) {
     const pc_status code = program->call.outcome.error.code;
     if (pc_workload_expelled(code)) {
@@ -108,6 +120,7 @@ void pc_group_voted(struct pc_workload *workload, struct program *program) {
     }
     program->voted = code == pcclSuccess;
     if (program->voted) {
+        check_complete(workload, program);
         program->state = WAIT_OPERATIONS;
         pc_workload_go_on(workload, program);
     } else {

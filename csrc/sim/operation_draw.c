@@ -114,6 +114,7 @@ struct operation_draw pc_operation_draw(const struct pc_workload *workload, uint
     if (blunder == 0 && draw.count > 1) draw.blunder = WRONG_COUNT;
     if (blunder == 1) draw.blunder = IMPATIENT;
     if (blunder > 61) draw.blunder = DESERTS;
+    else if (blunder > 59) draw.blunder = FORGETS;
     draw.bits = pc_workload_mix(seed, step, 200 + tag);
     return draw;
 }

@@ -39,6 +39,10 @@ bool pc_operation_deserts(const struct operation *op) {
     return op->draw.blunder == DESERTS && op->slot == 1 && op->attempt == 0 && op->in_step && op->group == 0;
 }
 
+static bool forgets(const struct operation *op) {
+    return op->draw.blunder == FORGETS && op->slot == 1 && op->attempt == 0 && op->in_step && op->group == 0;
+}
+
 static struct pc_op_shape shape_of(const struct operation *op) {
     const struct operation_draw *draw = &op->draw;
     struct pc_op_shape shape = {
@@ -123,7 +127,8 @@ void pc_operation_post(struct pc_workload *workload, struct program *program, st
     pc_oracle_prepare(op);
     /* Two members that lost their link for good would fail each attempt of a step: what has no way round is left out. */
     const bool given_up = op->in_step && op->attempt >= PATIENCE && direct_only(op->draw.kind);
-    op->idle |= given_up || pc_operation_deserts(op);
+    op->forgotten = !op->idle && !given_up && op->members.n > 1 && forgets(op);
+    op->idle |= given_up || op->forgotten || pc_operation_deserts(op);
     op->done = op->idle;
     if (op->idle) return;
     op->rests = op->times > 1 && op->round == 0 && op->target == op->members.rank;
@@ -253,8 +258,17 @@ static enum operation_end failed(struct pc_workload *workload, const struct prog
     return unreachable ? OPERATION_DONE : OPERATION_AGAIN; /* it has failed for all, and would fail again */
 }
 
+static bool somebody_forgets(const struct program *program) {
+    bool any = false;
+    for (uint32_t i = 0; i < program->operation_count; i++) {
+        const struct operation *op = &program->operations[i];
+        any |= op->draw.blunder == FORGETS && op->attempt == 0;
+    }
+    return any;
+}
+
 /* Of a step: what it came to counts when it has been voted on. */
-static enum operation_end ended_in_step(struct pc_workload *workload, struct operation *op) {
+static enum operation_end ended_in_step(struct pc_workload *workload, const struct program *program, struct operation *op) {
     const pc_error *error = &op->call.outcome.error;
     if (pc_workload_expelled(error->code)) return OPERATION_OUT;
     if (error->code == pcclSuccess) {
@@ -264,7 +278,8 @@ static enum operation_end ended_in_step(struct pc_workload *workload, struct ope
     /* The first failure in a step is that of all its operations, whatever they are. */
     const bool known = error->code == pcclTooFewPeers || error->code == pcclRankConnectionLost ||
                        error->code == pcclInvalidArgument || error->code == pcclStepAborted ||
-                       (error->code == pcclRankConnectionFailed && workload->disturbed);
+                       (error->code == pcclRankConnectionFailed && workload->disturbed) ||
+                       (error->code == pcclDeadlock && somebody_forgets(program));
     if (!known) {
         pc_workload_violate(workload, "L7: unexpected %s in a step at peer %u: %s", pc_status_name(error->code), op->slot,
                             error->message);
@@ -278,7 +293,7 @@ static enum operation_end ended_in_step(struct pc_workload *workload, struct ope
 
 enum operation_end pc_operation_ended(struct pc_workload *workload, struct program *program, struct operation *op) {
     op->digest = pc_digest64(op->memory, op->memory_elems * sizeof *op->memory);
-    if (op->in_step) return ended_in_step(workload, op);
+    if (op->in_step) return ended_in_step(workload, program, op);
     if (op->call.outcome.error.code != pcclSuccess) return failed(workload, program, op);
     workload->committed++;
     succeeded(workload, op);

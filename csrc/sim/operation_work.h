@@ -18,9 +18,11 @@ struct member_list {
     uint8_t slots[PC_WORLD_PROCESSES_MAX];
 };
 
-/* What slot 1 does wrong at its first attempt. All must be told, and the next attempt must work. DESERTS: it leaves the step
- * without the operation, and votes against it. */
-enum blunder { NO_BLUNDER, WRONG_COUNT, IMPATIENT, DESERTS };
+/*
+ * What slot 1 does wrong at its first attempt. All must be told, and the next attempt must work. It leaves the step without
+ * the operation, DESERTS: and votes against it, FORGETS: and for it.
+ */
+enum blunder { NO_BLUNDER, WRONG_COUNT, IMPATIENT, DESERTS, FORGETS };
 
 struct operation_draw {
     pcclCollective_t kind; /* SEND: between two members each; RECV: one receives from anybody what all others send to it */
@@ -41,6 +43,7 @@ struct operation {
     uint32_t group; /* 0: the whole */
     uint32_t slot; /* this peer's */
     bool in_step, idle, done; /* idle: this peer has no part in it */
+    bool forgotten; /* it has, and left it out */
     uint32_t times, round; /* how often a send of a step is posted, one after the other, and how often it was */
     bool rests; /* who receives it calls later */
     uint32_t attempt;

@@ -95,12 +95,21 @@ static const struct pc_field id_item_fields[] = {
 };
 SCHEMA(id_item)
 
+static const struct pc_field step_sum_fields[] = {
+    FIELD(pc_step_sum, ops, PC_FIELD_U64),
+    FIELD(pc_step_sum, digest, PC_FIELD_U64),
+    FIELD(pc_step_sum, sends, PC_FIELD_U64),
+    FIELD(pc_step_sum, receives, PC_FIELD_U64),
+    FIELD(pc_step_sum, channels, PC_FIELD_U64),
+};
+SCHEMA(step_sum)
+
 static const struct pc_field msg_call_fields[] = {
     FIELD(pc_msg_call, kind, PC_FIELD_U8),
     FIELD(pc_msg_call, serial, PC_FIELD_U64),
     FIELD(pc_msg_call, subset, PC_FIELD_U32),
     FIELD(pc_msg_call, value, PC_FIELD_U64),
-    FIELD(pc_msg_call, step_ops, PC_FIELD_U64),
+    PART(pc_msg_call, step, PC_FIELD_STRUCT, step_sum_schema),
     PART(pc_msg_call, ids, PC_FIELD_LIST, id_item_schema),
 };
 SCHEMA(msg_call)
@@ -172,19 +181,17 @@ static const struct pc_field stall_fields[] = {
 };
 SCHEMA(stall)
 
-static const struct pc_field step_count_fields[] = {
-    FIELD(pc_step_count, subset, PC_FIELD_U32),
-    FIELD(pc_step_count, ops, PC_FIELD_U64),
-};
-SCHEMA(step_count)
-
 static const struct pc_field msg_stalled_fields[] = {
     FIELD(pc_msg_stalled, heard, PC_FIELD_U64),
-    PART(pc_msg_stalled, steps, PC_FIELD_LIST, step_count_schema),
     PART(pc_msg_stalled, calls, PC_FIELD_LIST, stall_schema),
     PART(pc_msg_stalled, started, PC_FIELD_LIST, op_key_schema),
 };
 SCHEMA(msg_stalled)
+
+static const struct pc_field msg_posted_fields[] = {
+    PART(pc_msg_posted, keys, PC_FIELD_LIST, op_key_schema),
+};
+SCHEMA(msg_posted)
 
 static const struct pc_field state_key_fields[] = {
     FIELD(pc_state_key, name, PC_FIELD_TEXT),
@@ -449,6 +456,8 @@ const struct pc_message_info pc_messages[] = {
     {PC_MSG_SYNC_READY, false, &msg_sync_ready_schema},
     {PC_MSG_STATUS, false, &msg_empty_schema},
     {PC_MSG_LEAVE_GROUP, false, &msg_leave_group_schema},
+    {PC_MSG_POSTED, false, &msg_posted_schema},
+    {PC_MSG_ASK_POSTED, false, &msg_posted_schema},
     {PC_MSG_CHALLENGE, false, &msg_challenge_schema},
     {PC_MSG_WELCOME, false, &msg_welcome_schema},
     {PC_MSG_PEERS, false, &msg_peers_schema},

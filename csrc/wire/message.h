@@ -43,6 +43,7 @@ enum pc_message_type {
     PC_MSG_STATUS = 16,
     PC_MSG_LEAVE_GROUP = 17,
     PC_MSG_PROBED = 18,
+    PC_MSG_POSTED = 19,
     /* control connection: from the master */
     PC_MSG_CHALLENGE = 32,
     PC_MSG_WELCOME = 33,
@@ -55,6 +56,7 @@ enum pc_message_type {
     PC_MSG_SYNC_PLAN = 40,
     PC_MSG_STATUS_REPLY = 41,
     PC_MSG_PROBE = 42,
+    PC_MSG_ASK_POSTED = 43,
     /* links */
     PC_MSG_LINK_HELLO = 64,
     PC_MSG_LINK_ACK = 65,
@@ -203,12 +205,17 @@ bool pc_collective_has_root(uint32_t collective);
 /* Whether contributions are combined; the others only move blocks. */
 bool pc_collective_reduces(uint32_t collective);
 
+/* What a member has posted in a step: all of the group the same operations, and for each send somebody the receive. */
+struct pc_step_sum {
+    uint64_t ops, digest; /* that all take part in: sum of the digests of their tags, seqs and descriptors */
+    uint64_t sends, receives, channels; /* sum of the digests of the sends' tags, channels and seqs, less the receives' */
+};
 struct pc_msg_call {
     uint8_t kind;
     uint64_t serial; /* counts this peer's joint calls; results name it */
     uint32_t subset; /* PC_CALL_END_STEP: of which group; 0: the whole */
     uint64_t value; /* PC_CALL_END_STEP: whether nothing has failed here */
-    uint64_t step_ops; /* PC_CALL_END_STEP: operations of the whole group that were posted in it */
+    struct pc_step_sum step; /* PC_CALL_END_STEP */
     struct pc_array ids; /* PC_CALL_CREATE_GROUP: struct pc_id_item, by rank */
 };
 struct pc_msg_call_cancel {
@@ -313,17 +320,15 @@ struct pc_stall {
     struct pc_op_key key;
     uint64_t blocked_ms;
 };
-/* Operations of the whole group that were posted here in its open step. */
-struct pc_step_count {
-    uint32_t subset;
-    uint64_t ops;
-};
 /* All that this peer's threads are blocked in; empty: no longer blocked. */
 struct pc_msg_stalled {
     uint64_t heard; /* messages of the master that this peer has taken: it knows of no more */
-    struct pc_array steps; /* struct pc_step_count: open ones */
     struct pc_array calls; /* struct pc_stall */
     struct pc_array started; /* struct pc_op_key: all ops posted here and undecided */
+};
+/* How far the sender has come with tags. Asked by the master with the same keys; their seqs say nothing there. */
+struct pc_msg_posted {
+    struct pc_array keys; /* struct pc_op_key, seq: of the next operation that would be posted */
 };
 struct pc_state_key {
     struct pc_text name;
