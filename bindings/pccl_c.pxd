@@ -122,6 +122,7 @@ cdef extern from "pccl.h" nogil:
         c_bool weighted
         uint64_t weight
         double scale
+        c_bool scaled
         pcclAlgorithm_t algorithm
         pcclCodecOptions_t codec
         uint32_t timeout_ms
@@ -222,6 +223,7 @@ cdef extern from "pccl.h" nogil:
     pcclResult_t pcclDestroyCommunicator(pcclComm_t *comm)
     pcclResult_t pcclAbort(pcclComm_t *comm)
     pcclResult_t pcclGetAttribute(const pcclComm_t *comm, pcclAttribute_t attribute, int *value_out)
+    pcclResult_t pcclCheckInRun(const pcclComm_t *comm)
     pcclResult_t pcclGetMembers(const pcclComm_t *comm, pcclMember_t *members_out, size_t *count_inout)
     pcclResult_t pcclGetStats(const pcclComm_t *comm, pcclStats_t *stats_out)
 

@@ -414,8 +414,10 @@ typedef struct pcclCollectiveArgs_t {
      * peer's contribution, which is then never read, for every type and reduction. All weights 0 is an error at all.
      */
     bool weighted;
-    uint64_t weight;
-    double scale; /* not 0: the own contribution is multiplied by it first (pcclSum of floating-point types) */
+    uint64_t weight; /* at most 2^48 */
+    /* With scaled, or if scale is not 0, the own contribution is multiplied by it first (pcclSum of floating-point types). */
+    double scale;
+    bool scaled;
     /*
      * AUTO: PCCL_ALGO if it is set, else the library's choice. One that the collective does not have, or that a lost link
      * makes impossible, is replaced by one that works. All members must ask for the same.
@@ -483,6 +485,8 @@ typedef struct pcclMember_t {
     char address[64];
 } pcclMember_t;
 
+/* pcclSuccess while this peer is in the run; else the error that ended it, which calls that need the others give too. */
+PCCL_EXPORT pcclResult_t pcclCheckInRun(const pcclComm_t *comm);
 /* Copies at most *count_inout members of the current epoch, and sets it to how many there are; 0 when not connected. */
 PCCL_EXPORT pcclResult_t pcclGetMembers(const pcclComm_t *comm, pcclMember_t *members_out, size_t *count_inout);
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -61,7 +62,7 @@ class Codec:
     def int_sum(cls, group: Communicator | Group, tensor: Any, *, tag: int = 0) -> Codec:
         """The finest int_sum whose sums over ``group`` fit. A joint call: the largest magnitude of the tensors of all
         decides."""
-        peak = np.abs(np.asarray(tensor, np.float64)).max(initial=0.0).reshape(1)
+        peak = np.full(1, _peak(tensor))
         group.all_reduce(peak, op="max", tag=tag)
         size = group.world_size
         room = float(peak[0]) * size / (32767 - size)  # each contribution is rounded up by half a unit at most
@@ -79,8 +80,8 @@ class Codec:
             raise invalid_argument(func_name, f"a code has 8, 16, 32 or 64 bits, not {self.bits!r}")
         if not -100 <= self.exponent <= 100:
             raise invalid_argument(func_name, f"an exponent is a number from -100 to 100, not {self.exponent!r}")
-        if not 0 <= self.block < 2**32:
-            raise invalid_argument(func_name, f"a block has 32 to 4096 elements, not {self.block!r}")
+        if self.block not in (0, 32, 64, 128, 256, 512, 1024, 2048, 4096):
+            raise invalid_argument(func_name, f"a block has 32, 64, 128 ... 4096 elements, not {self.block!r}")
         if self.nonfinite not in ("pass", "error"):
             raise invalid_argument(func_name, f"nonfinite is 'pass' or 'error', not {self.nonfinite!r}")
         if not 0 < self.residual_decay <= 1:
@@ -92,12 +93,22 @@ class Codec:
         )  # fmt: skip
 
 
+def _peak(tensor: Any) -> float:
+    """The largest magnitude; a NaN if there is one."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(tensor, torch.Tensor):
+        return float(tensor.detach().abs().max()) if tensor.numel() > 0 else 0.0
+    return float(np.abs(np.asarray(tensor, np.float64)).max(initial=0.0))
+
+
 def native_codec(codec: Codec | str | None, options: QuantizationOptions | None, func_name: str) -> Native | None:
     """What ``codec`` or PCCL's options ask for; None: payloads travel as they are."""
     quantized = options is not None and options.algorithm != QuantizationAlgorithm.NONE
     if codec is not None and quantized:
         raise invalid_argument(func_name, "pass codec or quantization_options, not both")
     if codec is not None:
+        if not isinstance(codec, (str, Codec)):
+            raise invalid_argument(func_name, f"a codec is a name or a Codec, not {codec!r}")
         return (Codec(codec) if isinstance(codec, str) else codec).native(func_name)
     if options is None or not quantized:
         return None

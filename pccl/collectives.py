@@ -50,7 +50,10 @@ def reduce_op(op: ReduceOp | str, func_name: str = "all_reduce") -> ReduceOp:
             names = ", ".join(name.lower() for name in ReduceOp.__members__)
             raise invalid_argument(func_name, f"unknown operation {op!r}", hint=f"one of {names}")
         return found
-    return ReduceOp(op)
+    try:
+        return ReduceOp(op)
+    except ValueError:
+        raise invalid_argument(func_name, f"unknown operation {op!r}") from None
 
 
 def _kind(tensor: Any) -> str:
@@ -70,9 +73,26 @@ def _plain(tensor: Any, kind: str, func_name: str) -> Any:
         flat = tensor.reshape(-1)
         return flat.view(np.uint8 if kind == "bool" else flat.real.dtype)
     torch = sys.modules["torch"]
+    if tensor.layout != torch.strided:
+        raise unusable_buffer(func_name, f"the tensor is not dense (layout {tensor.layout})")
     if tensor.is_conj():
         raise unusable_buffer(func_name, "the tensor is conjugated lazily", hint="use tensor.resolve_conj()")
     return tensor.view(torch.uint8) if kind == "bool" else torch.view_as_real(tensor)
+
+
+def _elements_each(tensor: Any) -> int:
+    """Of the plain memory, for one of the tensor's."""
+    return 2 if _kind(tensor) == "complex" else 1
+
+
+def block_counts(counts: Sequence[int] | None, func_name: str, *, each: int = 1) -> list[int] | None:
+    """Elements of each block, ``each`` times."""
+    if counts is None:
+        return None
+    for count in counts:
+        if not is_number(count, 2**63):
+            raise invalid_argument(func_name, f"a count is a number from 0, not {count!r}")
+    return [operator.index(count) * each for count in counts]
 
 
 def plain_tensors(send: Any, recv: Any, op: ReduceOp | None, func_name: str) -> tuple[Any, Any, ReduceOp]:
@@ -107,14 +127,20 @@ def plain_operands(
     return source, out, plain
 
 
-def _like(tensor: Any, shape: tuple[int, ...]) -> Any:
-    """New memory of another shape and the same type."""
+def _given(memory: Operand | None, name: str, func_name: str) -> Operand:
+    if memory is None:
+        raise unusable_buffer(func_name, f"{name} is None")
+    return memory
+
+
+def _like(tensor: Any, shape: tuple[int, ...] | None, func_name: str, *, blocks: int = 0) -> Any:
+    """New memory of the same type and another shape; None: of the tensor's, or so many times that."""
     torch = sys.modules.get("torch")
-    if torch is not None and isinstance(tensor, torch.Tensor):
-        return torch.empty(shape, dtype=tensor.dtype)
-    if isinstance(tensor, np.ndarray):
-        return np.empty(shape, tensor.dtype)
-    raise unusable_buffer("recv", "pass recv: memory can be made only for NumPy arrays and torch tensors")
+    if not isinstance(tensor, np.ndarray) and (torch is None or not isinstance(tensor, torch.Tensor)):
+        raise unusable_buffer(func_name, "pass recv: memory can be made only for NumPy arrays and torch tensors")
+    if shape is None:
+        shape = (blocks, *tensor.shape) if blocks else tuple(tensor.shape)
+    return np.empty(shape, tensor.dtype) if isinstance(tensor, np.ndarray) else tensor.new_empty(shape)
 
 
 class Place(NamedTuple):
@@ -219,7 +245,8 @@ class Collectives:
         for _, rank, group, _, is_self, _ in members:
             if is_self and rank is not None:
                 return Place(sum(each[1] is not None and each[2] == group for each in members), rank)
-        raise invalid_argument("rank", "this peer has no rank: it is an observer, or not connected")
+        self._core.check_in_run()
+        raise invalid_argument("rank", "this peer has no rank: it is an observer")
 
     def _group_number(self) -> int:
         """What the core knows the group by; 0: the peer group."""
@@ -242,8 +269,7 @@ class Collectives:
         codec: Codec | str | None = None, op_timeout: float | None = None, async_op: bool = False,
     ) -> Any:  # fmt: skip
         """``tensor`` of ``root``, to ``tensor`` of all. Returns it."""
-        _, out, _ = plain_operands(None, tensor, None, "broadcast")
-        assert out is not None
+        out = _given(plain_operands(None, tensor, None, "broadcast")[1], "tensor", "broadcast")
         return self._start(
             Collective.BROADCAST, None, out, out.count_elems, result=tensor, root=root, tag=tag, algorithm=algorithm,
             codec=codec, op_timeout=op_timeout, async_op=async_op,
@@ -256,8 +282,9 @@ class Collectives:
         """The blocks of ``send`` at ``root``, one to ``recv`` of each. Elsewhere ``send`` is None. ``counts``, at root:
         elements of each block, where they differ."""
         place = self._place()
-        source, out, _ = plain_operands(send, recv, None, "scatter")
-        assert out is not None
+        source, into, _ = plain_operands(send, recv, None, "scatter")
+        out = _given(into, "recv", "scatter")
+        counts = block_counts(counts, "scatter", each=_elements_each(recv))
         if source is not None:
             self._check_blocks("scatter", "send", source, out.count_elems, counts, place)
         return self._start(
@@ -278,8 +305,8 @@ class Collectives:
         place = self._place()
         at_root = place.rank == root
         out_tensor = (send if recv is None else recv) if at_root else None
-        source, out, plain = plain_operands(send, out_tensor, reduce_op(op, "reduce"), "reduce")
-        assert source is not None
+        given, out, plain = plain_operands(send, out_tensor, reduce_op(op, "reduce"), "reduce")
+        source = _given(given, "send", "reduce")
         return self._start(
             Collective.REDUCE, source, out, source.count_elems, result=out_tensor, root=root, op=plain, tag=tag,
             weight=weight, scale=scale, algorithm=algorithm, codec=codec, place=place, op_timeout=op_timeout,
@@ -298,8 +325,9 @@ class Collectives:
             recv = None
         elif recv is None:
             recv = self._make_blocks(send, counts, "gather", place)
-        source, out, _ = plain_operands(send, recv, None, "gather")
-        assert source is not None
+        given, out, _ = plain_operands(send, recv, None, "gather")
+        source = _given(given, "send", "gather")
+        counts = block_counts(counts, "gather", each=_elements_each(send))
         if out is not None:
             self._check_blocks("gather", "recv", out, source.count_elems, counts, place)
         return self._start(
@@ -321,9 +349,9 @@ class Collectives:
         place = self._place()
         if recv is None:
             recv = self._make_blocks(send, counts, "all_gather", place)
-        source, out, _ = plain_operands(send, recv, None, "all_gather")
-        assert source is not None
-        assert out is not None
+        given, into, _ = plain_operands(send, recv, None, "all_gather")
+        source, out = _given(given, "send", "all_gather"), _given(into, "recv", "all_gather")
+        counts = block_counts(counts, "all_gather", each=_elements_each(send))
         self._check_blocks("all_gather", "recv", out, source.count_elems, counts, place)
         return self._start(
             Collective.ALL_GATHER, source, out, source.count_elems, result=recv, tag=tag, counts=counts,
@@ -340,9 +368,9 @@ class Collectives:
         """The blocks of ``send`` of all, combined, each to ``recv`` of its rank. ``counts``, the same at all: elements
         of each block, where they differ. Returns recv."""
         place = self._place()
-        source, out, plain = plain_operands(send, recv, reduce_op(op, "reduce_scatter"), "reduce_scatter")
-        assert source is not None
-        assert out is not None
+        given, into, plain = plain_operands(send, recv, reduce_op(op, "reduce_scatter"), "reduce_scatter")
+        source, out = _given(given, "send", "reduce_scatter"), _given(into, "recv", "reduce_scatter")
+        counts = block_counts(counts, "reduce_scatter", each=_elements_each(send))
         self._check_blocks("reduce_scatter", "send", source, out.count_elems, counts, place)
         return self._start(
             Collective.REDUCE_SCATTER, source, out, out.count_elems, result=recv, op=plain, tag=tag, counts=counts,
@@ -360,12 +388,15 @@ class Collectives:
         if (counts is None) != (recv_counts is None):
             raise invalid_argument("all_to_all", "pass both counts and recv_counts, or neither")
         if recv is None:
-            recv = _like(send, tuple(send.shape) if recv_counts is None else (sum(recv_counts),))
-        source, out, _ = plain_operands(send, recv, None, "all_to_all")
-        assert source is not None
-        assert out is not None
+            sizes = block_counts(recv_counts, "all_to_all")
+            recv = _like(send, None if sizes is None else (sum(sizes),), "all_to_all")
+        given, into, _ = plain_operands(send, recv, None, "all_to_all")
+        source, out = _given(given, "send", "all_to_all"), _given(into, "recv", "all_to_all")
+        each = _elements_each(send)
+        counts = block_counts(counts, "all_to_all", each=each)
+        recv_counts = block_counts(recv_counts, "all_to_all", each=each)
         place = self._place()
-        block = source.count_elems // place.size
+        block = source.count_elems // (place.size * each) * each
         own = block if counts is None else None
         self._check_blocks("all_to_all", "send", source, own, counts, place)
         self._check_blocks("all_to_all", "recv", out, own, recv_counts, place)
@@ -391,8 +422,8 @@ class Collectives:
         handles = []
         with contextlib.ExitStack() as pending:
             for index, tensor in enumerate(tensors):
-                source, _, plain = plain_operands(tensor, tensor, reduce_op(op), "all_reduce_coalesced")
-                assert source is not None
+                given, _, plain = plain_operands(tensor, tensor, reduce_op(op), "all_reduce_coalesced")
+                source = _given(given, f"tensor {index}", "all_reduce_coalesced")
                 handle = self._start(
                     Collective.ALL_REDUCE, source, source, source.count_elems, result=tensor, op=plain,
                     tag=tag + index * 2**48, weight=weight, algorithm=algorithm, op_timeout=op_timeout, async_op=True,
@@ -408,8 +439,7 @@ class Collectives:
         async_op: bool = False,
     ) -> Any:  # fmt: skip
         """``tensor`` to rank ``to``, which receives it with the same tag. No other member takes part."""
-        source, _, _ = plain_operands(tensor, None, None, "send")
-        assert source is not None
+        source = _given(plain_operands(tensor, None, None, "send")[0], "tensor", "send")
         return self._start(
             Collective.SEND, source, None, source.count_elems, result=None, root=to, tag=tag, codec=codec,
             op_timeout=op_timeout, async_op=async_op,
@@ -431,8 +461,7 @@ class Collectives:
     ) -> Any:  # fmt: skip
         """Into ``tensor`` what rank ``source`` sends with this tag, or whoever sends first (None). Returns the sender's
         rank."""
-        _, out, _ = plain_operands(None, tensor, None, "recv")
-        assert out is not None
+        out = _given(plain_operands(None, tensor, None, "recv")[1], "tensor", "recv")
         root = _RANK_ANY if source is None else source
         return self._start(
             Collective.RECV, None, out, out.count_elems, result=None, root=root, tag=tag, codec=codec,
@@ -450,8 +479,6 @@ class Collectives:
         size, rank = place
         if counts is not None and len(counts) != size:
             raise invalid_argument(func_name, f"{len(counts)} counts for a group of {size}")
-        if counts is not None and min(counts) < 0:
-            raise invalid_argument(func_name, "a count is negative")
         if counts is not None and own_elems is not None and counts[rank] != own_elems:
             other = "recv" if name == "send" else "send"
             raise unusable_buffer(
@@ -463,11 +490,8 @@ class Collectives:
             raise unusable_buffer(func_name, f"{name} has {blocks.count_elems} elements, {what} {expected}")
 
     def _make_blocks(self, send: Any, counts: Sequence[int] | None, func_name: str, place: Place) -> Any:
-        if counts is not None:
-            return _like(send, (sum(counts),))
-        if not hasattr(send, "shape"):
-            raise unusable_buffer(func_name, "pass recv: memory can be made only for NumPy arrays and torch tensors")
-        return _like(send, (place.size, *send.shape))
+        sizes = block_counts(counts, func_name)
+        return _like(send, None if sizes is None else (sum(sizes),), func_name, blocks=place.size)
 
     def _start(
         self,
@@ -556,8 +580,12 @@ class Collectives:
             raise invalid_argument(name, f"tag must be a number from 0 to 2**64 - 1, not {tag!r}")
         if not is_number(root, 2**32):
             raise invalid_argument(name, f"a rank is a number from 0, not {root!r}")
-        if weight is not None and not is_number(weight, 2**64):
-            raise invalid_argument(name, f"a weight is a number from 0 to 2**64 - 1, not {weight!r}")
+        if weight is not None and not is_number(weight, 2**48 + 1):
+            raise invalid_argument(name, f"a weight is a number from 0 to 2**48, not {weight!r}")
+        try:
+            scale = None if scale is None else float(scale)
+        except (TypeError, ValueError):
+            raise invalid_argument(name, f"a scale is a number, not {scale!r}") from None
         memory = source if source is not None else out
         return self._core.start_collective(
             int(collective),
@@ -571,7 +599,7 @@ class Collectives:
             None if counts is None else array("Q", counts),
             None if recv_counts is None else array("Q", recv_counts),
             weight,
-            0.0 if scale is None else scale,
+            scale,
             int(algorithm_of(algorithm, name)),
             codec,
             residual,

@@ -14,7 +14,7 @@ from pccl._comm import Comm
 from pccl.codec import Codec, native_codec
 from pccl.collectives import Collectives, reduce_op
 from pccl.config import milliseconds, parse_address, startup
-from pccl.errors import PCCLError, invalid_argument
+from pccl.errors import PCCLError, invalid_argument, invalid_usage
 from pccl.group import Group
 from pccl.handle import AsyncReduceHandle
 from pccl.operand import pair
@@ -97,7 +97,6 @@ class Communicator(Collectives):
             raise invalid_argument(where, f"port_range must be (first, last), not {port_range!r}")
         op_timeout_ms = milliseconds(op_timeout, "op_timeout") or settings.op_timeout_ms
         self._op_timeout_s = op_timeout_ms / 1000 if op_timeout_ms else _OP_TIMEOUT_S
-        self._connected = False
         self._lives = 0
         self._core = Comm(
             master,
@@ -134,7 +133,6 @@ class Communicator(Collectives):
                     raise _gave_up(error, attempt, time.monotonic() - start) from None
                 time.sleep(_RECONNECT_PAUSE_S)
             else:
-                self._connected = True
                 self._lives += 1
                 return
 
@@ -156,6 +154,8 @@ class Communicator(Collectives):
         group with the same list at all; those that are not in it take part in the call alone. Raises MismatchError at
         all when lists differ; RankConnectionLostError when one of the list is lost meanwhile."""
         own_group = self._own_group()
+        if not own_group:
+            self._core.check_in_run()
         ids = {rank: id_ for id_, rank, _, _, _, _ in own_group}
         unknown = [rank for rank in ranks if rank not in ids]
         if unknown:
@@ -229,7 +229,10 @@ class Communicator(Collectives):
 
         Raises, beside what every collective does: NotEncodableError (``Codec.nonfinite``).
         """
-        deadline = time.monotonic() + (op_timeout if op_timeout is not None else self._op_timeout_s)
+        if retry:
+            self._check_no_step("all_reduce")
+        limit_ms = milliseconds(op_timeout, "op_timeout")
+        deadline = time.monotonic() + (limit_ms / 1000 if limit_ms else self._op_timeout_s)
         while True:
             handle = self._start_all_reduce(
                 send, recv, op=op, tag=tag, codec=native_codec(codec, quantization_options, "all_reduce"),
@@ -277,6 +280,7 @@ class Communicator(Collectives):
             raise invalid_argument(
                 "all_reduce_multiple_with_retry", f"max_in_flight must be 1 or more: {max_in_flight}"
             )
+        self._check_no_step("all_reduce_multiple_with_retry")
         waiting = deque(descriptors)
         flying: deque[tuple[ReduceOpDescriptor, AsyncReduceHandle]] = deque()
         total = ReduceInfo(self.world_size, 0, 0)
@@ -301,6 +305,14 @@ class Communicator(Collectives):
                 handle.cancel()
         return total
 
+    def _check_no_step(self, func_name: str) -> None:
+        if self._step is not None:
+            raise invalid_usage(
+                func_name,
+                "a step is open: nothing of it can be done again but all of it",
+                hint="do the step again when it raises StepAbortedError, and leave out retry",
+            )
+
     def sync_shared_state(
         self,
         shared_state: SharedState,
@@ -308,15 +320,11 @@ class Communicator(Collectives):
     ) -> SharedStateSyncInfo:
         """Make the group's tensors equal. Joint call of the group. Sets the state's revision to the elected one."""
         tensors = [
-            (
-                info.name,
-                info.operand.buffer,
-                info.operand.count_elems,
-                int(info.datatype),
-                info.allow_content_inequality,
-            )
+            (info.name, info.operand.buffer, info.numel, int(info.datatype), info.allow_content_inequality)
             for info in shared_state
         ]
+        if strategy not in list(SharedStateSyncStrategy):
+            raise invalid_argument("sync_shared_state", f"unknown strategy {strategy!r}")
         request = self._finish(self._core.start_sync_shared_state(shared_state.revision, tensors, int(strategy)))
         tx_bytes, rx_bytes, revision = request.sync_info
         shared_state.revision = revision
@@ -335,7 +343,9 @@ class Communicator(Collectives):
     destroy = close
 
     def __enter__(self) -> Communicator:
-        if not self._connected:
+        try:
+            self._core.check_in_run()
+        except PCCLError:
             self.connect()
         return self
 

@@ -158,9 +158,13 @@ def milliseconds(seconds: float | None, name: str) -> int:
     """A time limit in milliseconds, at least 1; 0 for None, the default."""
     if seconds is None:
         return 0
-    if not seconds > 0:
+    try:
+        positive = seconds > 0
+    except TypeError:
+        positive = False
+    if not positive:
         raise invalid_argument("config", f"{name} must be a time above 0 seconds, not {seconds!r}")
-    return min(_MAX_MS, max(1, round(seconds * 1000)))
+    return max(1, round(min(seconds * 1000, _MAX_MS)))
 
 
 def parse_port_range(text: str, name: str) -> tuple[int, int]:

@@ -107,7 +107,9 @@ def _of_torch(tensor: Any, name: str, func_name: str) -> Operand:
     if not tensor.is_contiguous():
         raise _not_contiguous(name, func_name, "tensor.contiguous() makes a contiguous copy")
     count = tensor.numel()
-    return Operand(Buffer.at(tensor.data_ptr(), count * datatype.itemsize, tensor), datatype, count)
+    # The storage, which stays where it is also when the tensor gets another one (tensor.data = ...).
+    storage = tensor.untyped_storage()
+    return Operand(Buffer.at(tensor.data_ptr(), count * datatype.itemsize, storage), datatype, count)
 
 
 def _of_dlpack(tensor: Any, name: str, func_name: str, writable: bool) -> Operand:

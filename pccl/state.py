@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pccl.errors import invalid_argument
+from pccl.errors import invalid_argument, unusable_buffer
 from pccl.operand import Operand, operand
 from pccl.types import DataType, DeviceType
 
@@ -13,12 +13,13 @@ from pccl.types import DataType, DeviceType
 class TensorInfo:
     """One named tensor of a shared state. Holds a reference to the tensor, whose memory a synchronisation may write."""
 
-    __slots__ = ("_operand", "allow_content_inequality", "name", "tensor")
+    __slots__ = ("_datatype", "_numel", "allow_content_inequality", "name", "tensor")
 
     def __init__(self, tensor: Any, name: str, *, allow_content_inequality: bool = False) -> None:
         if not isinstance(name, str) or not name:
             raise invalid_argument("TensorInfo", f"a tensor's name must be a string that is not empty, not {name!r}")
-        self._operand = operand(tensor, f"tensor {name!r}", "TensorInfo", writable=True)
+        made = operand(tensor, f"tensor {name!r}", "TensorInfo", writable=True)
+        self._datatype, self._numel = made.datatype, made.count_elems
         self.tensor = tensor
         self.name = name
         self.allow_content_inequality = allow_content_inequality
@@ -33,7 +34,7 @@ class TensorInfo:
 
     @property
     def datatype(self) -> DataType:
-        return self._operand.datatype
+        return self._datatype
 
     @property
     def device_type(self) -> DeviceType:
@@ -41,11 +42,21 @@ class TensorInfo:
 
     @property
     def numel(self) -> int:
-        return self._operand.count_elems
+        return self._numel
 
     @property
     def operand(self) -> Operand:
-        return self._operand
+        """The tensor's memory, which may be another than before (``parameter.data = ...``). Raises UnusableBufferError
+        if the tensor is not what it was when this was made."""
+        now = operand(self.tensor, f"tensor {self.name!r}", "sync_shared_state", writable=True)
+        if (now.datatype, now.count_elems) != (self._datatype, self._numel):
+            raise unusable_buffer(
+                "sync_shared_state",
+                f"tensor {self.name!r} had {self._numel} elements of {self._datatype.name} when its TensorInfo was "
+                f"made, and has {now.count_elems} of {now.datatype.name} now",
+                hint="make a new TensorInfo for it, at all peers",
+            )
+        return now
 
     def __repr__(self) -> str:
         return f"TensorInfo({self.name!r}, {self.datatype.name}, {self.numel} elements)"

@@ -417,6 +417,19 @@ def test_torch_tensors():
 # ------------------------------------------------------------------------------------------------------------- state --
 
 
+def test_tensor_info_follows_its_tensor():
+    torch = pytest.importorskip("torch")
+    parameter = torch.nn.Parameter(torch.zeros(100))
+    info = pccl.TensorInfo.from_torch(parameter, "p")
+    parameter.data = torch.ones(100)
+    assert info.operand.buffer.address == parameter.data_ptr()
+    array = np.zeros(10)
+    other = pccl.TensorInfo(array, "a")
+    array.resize(20, refcheck=False)
+    with pytest.raises(pccl.UnusableBufferError, match=r"'a' had 10 elements of DOUBLE .* has 20 of DOUBLE now"):
+        other.operand.buffer.address  # noqa: B018
+
+
 def test_shared_state_checks_its_tensors():
     weights = np.zeros(3)
     state = pccl.SharedState([pccl.TensorInfo.from_numpy(weights, "w")])
@@ -506,6 +519,79 @@ def test_two_peers_reduce(master):
 
     for world, total, mean in run_peers(master, 2, body):
         assert (world, total, mean) == (2, [3.0] * 1000, [1.5] * 1000)
+
+
+BAD_ARGUMENTS = {
+    "op_timeout": (lambda comm: comm.all_reduce(np.ones(3), op_timeout="soon"), "op_timeout must be a time"),
+    "op": (lambda comm: comm.all_reduce(np.ones(3), op=77), "unknown operation 77"),
+    "codec": (lambda comm: comm.all_reduce(np.ones(3), codec=8), "a codec is a name or a Codec"),
+    "block": (lambda comm: comm.all_reduce(np.ones(3), codec=pccl.Codec("int8", block=33)), "a block has 32, 64"),
+    "weight": (lambda comm: comm.all_reduce(np.ones(3), op="avg", weight=2**48 + 1), r"from 0 to 2\*\*48"),
+    "scale": (lambda comm: comm.all_reduce(np.ones(3), scale="much"), "a scale is a number"),
+    "broadcast": (lambda comm: comm.broadcast(None), "tensor is None"),
+    "send": (lambda comm: comm.send(None, 0), "tensor is None"),
+    "recv": (lambda comm: comm.recv(None), "tensor is None"),
+    "reduce": (lambda comm: comm.reduce(None), "send is None"),
+    "scatter": (lambda comm: comm.scatter(np.ones(2), None), "recv is None"),
+    "all_to_all": (lambda comm: comm.all_to_all(None), "pass recv"),
+    "in place": (lambda comm: comm.all_to_all(BASE, BASE), "the buffers overlap"),
+    "float counts": (
+        lambda comm: comm.all_gather(np.ones(1), counts=[1.0, 1.0]),
+        "a count is a number from 0, not 1.0",
+    ),
+    "negative counts": (
+        lambda comm: comm.all_gather(np.ones(1), counts=[-1, -1]),
+        "a count is a number from 0, not -1",
+    ),
+    "half a complex number": (lambda comm: comm.all_to_all(np.ones(3, "c8")), "elements"),
+    "strategy": (
+        lambda comm: comm.sync_shared_state(pccl.SharedState([pccl.TensorInfo(np.ones(3), "t")]), "mine"),
+        "unknown strategy 'mine'",
+    ),
+}
+
+
+def test_bad_arguments_are_refused_at_once_and_by_name(master):
+    def body(comm, index):
+        for call, text in BAD_ARGUMENTS.values():
+            with pytest.raises(pccl.InvalidArgumentError, match=text):
+                call(comm)
+        data = np.ones(3)
+        comm.all_reduce(data, op_timeout=float("inf"))
+        return data.tolist()
+
+    assert run_peers(master, 2, body) == [[2.0] * 3] * 2
+
+
+def test_blocks_of_complex_numbers(master):
+    counts = [1, 2]
+
+    def body(comm, _):
+        index = comm.rank
+        own = np.full(counts[index], 1j * (index + 1), np.complex64)
+        both = np.concatenate([np.full(count, 1j * (at + 1), np.complex64) for at, count in enumerate(counts)])
+        got = [comm.all_gather(own, counts=counts), comm.gather(own, counts=counts)]
+        into = np.zeros(counts[index], np.complex64)
+        got += [comm.reduce_scatter(both, into.copy(), counts=counts) / 2]
+        got += [comm.scatter(both if index == 0 else None, into.copy(), counts=counts if index == 0 else None)]
+        got += [comm.all_to_all(np.tile(own, 2), counts=[counts[index]] * 2, recv_counts=counts)]
+        expected = [both, both if index == 0 else None, own, own, both]
+        return [np.array_equal(a, b) if b is not None else a is None for a, b in zip(got, expected, strict=True)]
+
+    assert run_peers(master, 2, body) == [[True] * 5] * 2
+
+
+def test_int_sum_of_what_all_reduce_takes(master):
+    torch = pytest.importorskip("torch")
+
+    def body(comm, index):
+        values = torch.full((8,), 2.0 + index)
+        kinds = (values.bfloat16(), values.clone().requires_grad_(), values.numpy())
+        return [pccl.Codec.int_sum(comm, kind).exponent for kind in kinds]
+
+    (first, *rest), other = run_peers(master, 2, body)
+    assert [first, *rest] == other
+    assert rest == [first] * 2
 
 
 def test_handles_by_tag_and_their_results(master):

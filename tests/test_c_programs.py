@@ -211,6 +211,8 @@ int main(int argc, char **argv) {
         }
     }
     printf("%d %d\n", (int) (after.ops_started - before.ops_started), (int) (after.links_lost - before.links_lost));
+    fflush(stdout);
+    while (getchar() != EOF) continue; /* who leaves takes a link with it */
     CHECK(pcclDestroyCommunicator(comm));
     return 0;
 }
@@ -488,7 +490,9 @@ def test_retry_waits_for_the_link(tmp_path):
             eventually(lambda: proxy.connections(running[1].pid))
             time.sleep(1.5)
             proxy.gates["up"].open()
-            answers = [process.communicate(timeout=30)[0] for process in running]
+            answers = [process.stdout.readline() for process in running]
+            for process in running:
+                process.communicate(timeout=30)
         finally:
             for process in running:
                 process.kill()

@@ -214,6 +214,11 @@ def weigh(peer, rank, size, algorithm):
     comm.all_reduce(greatest, op="max", weight=int(rank > 0), algorithm=algorithm)
     scaled = np.full(1000, 1.0)
     comm.all_reduce(scaled, scale=rank + 0.5, algorithm=algorithm)
+    some = np.full(1000, 1.0)
+    comm.all_reduce(some, scale=float(rank > 0), algorithm=algorithm)
+    whole = np.full(5000, rank - 20, "int32")  # averaged at the last rank too, which adds nothing
+    comm.all_reduce(whole, op="avg", weight=int(rank < size - 1), algorithm=algorithm)
+    others = size - 1
     halves = np.full(5000, rank + 1, "float16")
     comm.all_reduce(halves, op="avg", weight=rank + 1, algorithm=algorithm)
     by_rank = sum((r + 1) ** 2 for r in range(size)) / sum(r + 1 for r in range(size))
@@ -221,13 +226,15 @@ def weigh(peer, rank, size, algorithm):
         bool(np.allclose(data, expected)),
         bool((greatest == 99).all()),
         bool(np.allclose(scaled, sum(r + 0.5 for r in range(size)))),
+        bool((some == others).all()),
+        bool((whole == -(-sum(r - 20 for r in range(others)) // others)).all()),
         bool((halves == np.float16(by_rank)).all()),
     ]
 
 
 @pytest.mark.parametrize("algorithm", REDUCING)
 def test_weights(peers, algorithm):
-    assert everywhere(peers, weigh, algorithm=algorithm) == [[True] * 4] * len(peers)
+    assert everywhere(peers, weigh, algorithm=algorithm) == [[True] * 6] * len(peers)
 
 
 def weigh_nothing(peer, rank, size, algorithm):
@@ -304,6 +311,85 @@ def wrong_call(peer, rank, size, name):
 @pytest.mark.parametrize("name", ["collective", "root", "algorithm", "counts", "gather sizes"])
 def test_mismatch_is_told_to_all(three, name):
     assert everywhere(three, wrong_call, name=name) == [["mismatch", True, 3.0]] * 3
+
+
+def wrong_in_a_step(peer, rank, size):
+    comm, refused = peer.comm, []
+    calls = {
+        "retry": lambda: comm.all_reduce(np.ones(5), retry=True),
+        "many": lambda: comm.all_reduce_multiple_with_retry([]),
+        "update_topology": comm.update_topology,
+        "optimize_topology": comm.optimize_topology,
+        "new_group": lambda: comm.new_group([0, 1]),
+        "sync": lambda: comm.sync_shared_state(pccl.SharedState([pccl.TensorInfo(np.ones(3), "t")])),
+    }
+    with comm.step() as step:  # no operation has been posted in it yet
+        for name, call in calls.items():
+            with contextlib.suppress(pccl.InvalidUsageError):
+                call()
+                refused.append(name)
+    data = np.ones(5)
+    comm.all_reduce(data)
+    return [refused, step.committed, float(data[0])]
+
+
+def test_what_cannot_be_done_in_a_step_is_refused_there(three):
+    assert everywhere(three, wrong_in_a_step) == [[[], True, 3.0]] * 3
+
+
+def strict_and_in_a_step(peer, rank, size, odd):
+    comm = peer.comm
+    start = time.monotonic()
+    name = ""
+    try:
+        with comm.step() if rank == odd else contextlib.nullcontext():
+            time.sleep(0.5 if rank == odd else 0)
+            comm.all_reduce(np.ones(5), op_timeout=20)
+    except pccl.PCCLError as error:
+        name = type(error).__name__
+    seconds = time.monotonic() - start
+    if rank != odd:
+        with contextlib.suppress(pccl.StepAbortedError), comm.step():  # the vote that the one in a step waits for
+            comm.barrier()
+    data = np.ones(5)
+    comm.all_reduce(data)
+    return [name, seconds < 10, float(data[0])]
+
+
+@pytest.mark.parametrize("odd", [0, 1])
+def test_the_same_call_in_a_step_and_outside_ends_for_all(three, odd):
+    found = everywhere(three, strict_and_in_a_step, odd=odd)
+    assert [outcome[1:] for outcome in found] == [[True, 3.0]] * 3
+    assert [name for name, *_ in found] == ["StepAbortedError" if rank == odd else "MismatchError" for rank in range(3)]
+
+
+def send_unawaited(peer, rank, size, name):
+    comm, data = peer.comm, np.ones(5)
+    if rank == 1:
+        peer.emit("busy")
+        time.sleep(3)
+        return None
+    start = time.monotonic()
+    message = ""
+    try:
+        if name == "broadcast":
+            comm.broadcast(data, root=rank, op_timeout=1)
+        elif name == "scatter":
+            comm.scatter(np.ones(10), data, root=rank, op_timeout=1)
+        else:
+            comm.barrier(op_timeout=1)
+    except pccl.OperationTimeoutError as error:
+        message = error.record.message
+    return [time.monotonic() - start < 2.5, message[: len(name)], "waited for" in message]
+
+
+@pytest.mark.parametrize("name", ["broadcast", "scatter", "barrier"])
+def test_who_has_done_its_part_does_not_wait_beyond_the_limit(name):
+    with Cluster() as cluster:
+        peers = cluster.join(2)
+        for rank, peer in enumerate(peers):
+            peer.start(send_unawaited, rank=rank, size=2, name=name)
+        assert peers[0].wait() == [True, name, True]
 
 
 def abort_step(peer, rank, size, how):

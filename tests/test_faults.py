@@ -205,6 +205,23 @@ def check_silent_death(cluster, survivors, silent_since):
     check_goes_on(cluster, survivors)
 
 
+def try_all(peer):
+    comm, x = peer.comm, np.ones(6)
+    state = pccl.SharedState([pccl.TensorInfo(x, "x")])
+    names = []
+    for call in (
+        lambda: comm.all_gather(x), lambda: comm.reduce(x), lambda: comm.all_to_all(x), lambda: comm.send(x, 1),
+        lambda: comm.scatter(x, x[:2]), comm.barrier, lambda: comm.step().__enter__(),
+        lambda: comm.sync_shared_state(state), lambda: comm.new_group([0, 1]),
+    ):  # fmt: skip
+        try:
+            call()
+            names.append("")
+        except pccl.PCCLError as error:
+            names.append(type(error).__name__)
+    return names
+
+
 def test_stopped_peer_in_an_operation_is_evicted_and_learns_why(cluster):
     peers = cluster.join(3)
     victim, survivors = peers[1], [peers[0], peers[2]]
@@ -218,6 +235,7 @@ def test_stopped_peer_in_an_operation_is_evicted_and_learns_why(cluster):
     outcome = victim.call(try_reduce, value=1, count=10)
     assert outcome["error"] == "EvictedError", outcome
     assert outcome["world"] == 1
+    assert victim.call(try_all) == ["EvictedError"] * 9
     # It comes back as a newcomer.
     cluster.connect([victim], members=survivors)
     assert cluster.call([*survivors, victim], is_pending) == [False] * 3

@@ -135,5 +135,5 @@ def test_what_schedules_have_found(simulator: Simulator, seed: int, low: int, hi
 @pytest.mark.parametrize("victim", [1, 2, 3])
 def test_a_death_between_some_votes_and_the_step_of_others(simulator: Simulator, victim: int) -> None:
     """One member was through with an empty operation of a step, and had voted; the others did it among fewer."""
-    report = simulator.run(1180, 3, 3, 3, faults=False, crash=(140, victim))
+    report = simulator.run(10163, 3, 3, 3, faults=False, crash=(142, victim))
     assert report.ok, simulator.verdict(report)

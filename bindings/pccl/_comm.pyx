@@ -140,7 +140,7 @@ cdef class Comm(Keeper):
         return self.started(request, ptr, code)
 
     def start_collective(self, int collective, Buffer send, Buffer recv, size_t count, int datatype, int op,
-                         uint32_t root, uint64_t tag, counts, recv_counts, weight, double scale, int algorithm,
+                         uint32_t root, uint64_t tag, counts, recv_counts, weight, scale, int algorithm,
                          codec, Buffer residual, uint32_t timeout_ms, uint32_t group, uint32_t size, uint32_t rank,
                          bint awaited):
         """``counts`` and ``recv_counts``: array('Q') or None. ``weight``: None for none. ``codec``: None, or algorithm,
@@ -169,7 +169,8 @@ cdef class Comm(Keeper):
         args.weighted = weight is not None
         if weight is not None:
             args.weight = weight
-        args.scale = scale
+        args.scaled = scale is not None
+        args.scale = scale if scale is not None else 0.0
         args.algorithm = <pcclAlgorithm_t>algorithm
         if codec is not None:
             args.codec.algorithm = <pcclQuantizationAlgorithm_t><int>codec[0]
@@ -274,6 +275,16 @@ cdef class Comm(Keeper):
         self.users -= 1
         check_call(code, "get_attribute")
         return value
+
+    def check_in_run(self):
+        """Raises the error that ended the run for this peer, if it is out of it."""
+        self.ensure_alive("rank")
+        cdef pcclResult_t code
+        self.users += 1
+        with nogil:
+            code = pcclCheckInRun(self.ptr)
+        self.users -= 1
+        check_call(code, "rank")
 
     def members(self):
         """(id, rank or None, peer_group, observer, self, address) of each member of the current epoch."""

@@ -81,6 +81,7 @@ static pcclResult_t check_memory(const char *phase, const pcclCollectiveArgs_t *
         *in_place = true;
         return pcclSuccess;
     }
+    if (!in_place_allowed(args->collective)) return pc_fail(phase, pcclInvalidArgument, "the buffers overlap");
     return pc_fail(phase, pcclInvalidArgument, "the buffers overlap without being equal: pass the same one for in place");
 }
 
@@ -95,12 +96,19 @@ static const char *name_of(pcclCollective_t collective) {
     }
 }
 
+static bool is_scaled(const pcclCollectiveArgs_t *args) {
+    return args->scaled || args->scale != 0;
+}
+
 static pcclResult_t check_weight(const char *phase, const pcclCollectiveArgs_t *args) {
     const bool integer = pc_dtype_is_integer(args->datatype);
-    if (args->scale != 0 && (integer || args->op != pcclSum || args->weighted)) {
+    if (is_scaled(args) && (integer || args->op != pcclSum || args->weighted)) {
         return pc_fail(phase, pcclInvalidArgument, "a scale is for sums of floating-point types, without weights");
     }
     if (!args->weighted || args->weight <= 1) return pcclSuccess;
+    if (args->weight > PC_WEIGHT_MAX) {
+        return pc_fail(phase, pcclInvalidArgument, "a weight is at most 2^48, not %llu", (unsigned long long)args->weight);
+    }
     if (integer || args->op != pcclAvg) {
         return pc_fail(phase, pcclInvalidArgument,
                        "weights other than 0 and 1 are for averages of floating-point types");
@@ -163,8 +171,8 @@ static pcclResult_t check_codec(const char *phase, const pcclCollectiveArgs_t *a
                        pc_dtype_name(options->quantized_datatype));
     }
     if (!pc_codec_valid(&codec)) {
-        return pc_fail(phase, pcclInvalidArgument, "there is no quantization algorithm %d with blocks of %u elements",
-                       (int)options->algorithm, codec.block);
+        return pc_fail(phase, pcclInvalidArgument, "there is no quantization algorithm %d (%s) with blocks of %u elements",
+                       (int)options->algorithm, name, codec.block);
     }
     if (args->collective == PCCL_COLLECTIVE_BARRIER) {
         return pc_fail(phase, pcclInvalidArgument, "a barrier has no payload, and no use for codec %s", name);
@@ -249,7 +257,7 @@ static void describe(struct pc_call *call, const pcclCollectiveArgs_t *args, str
     }
     call->timeout_ns = args->timeout_ms * PC_NS_PER_MS;
     call->weight = args->weighted ? args->weight : 1;
-    call->scale = args->scale != 0 ? args->scale : 1.0;
+    call->scale = is_scaled(args) ? args->scale : 1.0;
     if (args->op == pcclAvg && call->weight > 1) call->scale = (double)call->weight;
     call->shape = (struct pc_op_shape){
         .count = all_know(args->collective) ? args->count : 0,
@@ -273,7 +281,7 @@ static void describe(struct pc_call *call, const pcclCollectiveArgs_t *args, str
     call->undo = received_over || (in_one && (coded || pc_collective_reduces(call->shape.collective)));
     if (args->collective == PCCL_COLLECTIVE_BARRIER) {
         call->send = call->recv = &call->barrier;
-        call->shape = (struct pc_op_shape){.count = 1, .dtype = pcclUint8, .redop = pcclMax};
+        call->shape = (struct pc_op_shape){.count = 1, .dtype = pcclUint8, .redop = pcclMax, .collective = PC_BARRIER};
     } else if (one_way(args->collective)) {
         call->shape.collective = PC_SEND_RECV;
         call->source = sends ? at.rank : args->root;
@@ -377,7 +385,7 @@ static pcclResult_t check_and_start(pcclComm_t *comm, const pcclCollectiveArgs_t
                                     struct pcclRequest_t **request_out) {
     PC_TRY(pc_comm_check(comm, "collective"));
     PC_REQUIRE("collective", args);
-    PC_TRY(pc_comm_check_connected(comm, name_of(args->collective)));
+    PC_TRY(pc_comm_check_in_run(comm, name_of(args->collective)));
     const struct pc_collective_start start = {.args = *args};
     return pc_collective_start_call(comm, &start, request_out);
 }

@@ -77,6 +77,15 @@ pcclResult_t pc_comm_check_connected(const pcclComm_t *comm, const char *phase) 
     return connected ? pcclSuccess : pc_fail(phase, pcclInvalidUsage, "the communicator is not connected");
 }
 
+pcclResult_t pc_comm_check_in_run(const pcclComm_t *comm, const char *phase) {
+    PC_TRY(pc_comm_check_connected(comm, phase));
+    pcclComm_t *own = pc_comm_of(comm);
+    (void)pthread_mutex_lock(&own->lock);
+    const pc_error lost = own->view.connected ? (pc_error){0} : own->view.lost;
+    (void)pthread_mutex_unlock(&own->lock);
+    return lost.code != pcclSuccess ? pc_fail_with(phase, &lost) : pcclSuccess;
+}
+
 /* Memory -------------------------------------------------------------------------------------------------------- */
 
 static void free_comm(pcclComm_t *comm) {
@@ -159,6 +168,7 @@ void pc_comm_renew_view(pcclComm_t *comm) {
     if (same_view(&comm->view, &view)) return;
     struct pc_snapshot *snapshot = &comm->view;
     snapshot->connected = view.connected;
+    snapshot->lost = *view.lost;
     snapshot->id = view.id;
     snapshot->epoch = view.epoch;
     snapshot->group_epoch = view.group_epoch;

@@ -13,6 +13,7 @@
 
 struct pc_snapshot {
     bool connected;
+    pc_error lost; /* else: why it is out of the run */
     uint64_t id, epoch, group_epoch, incarnation;
     int global_size, group_size, groups, largest_group;
     pcclMember_t *members;
@@ -53,6 +54,8 @@ struct pcclComm_t {
 pcclResult_t pc_comm_check(const pcclComm_t *comm, const char *phase);
 /* Also: connected, now or before. */
 pcclResult_t pc_comm_check_connected(const pcclComm_t *comm, const char *phase);
+/* Also: now. Fails with the error that ended the run for it. */
+pcclResult_t pc_comm_check_in_run(const pcclComm_t *comm, const char *phase);
 
 /* Starts listener and thread, unless they run. */
 pc_status pc_comm_start(pcclComm_t *comm, pc_error *error);

@@ -26,8 +26,12 @@ static pcclResult_t check_ids(const char *phase, const uint64_t *ids, size_t cou
 
 static pcclResult_t make_create(pcclComm_t *comm, const uint64_t *ids, size_t count, struct pcclRequest_t **out) {
     static const char phase[] = "new_group";
-    PC_TRY(pc_comm_check_connected(comm, phase));
+    PC_TRY(pc_comm_check_in_run(comm, phase));
     PC_TRY(check_ids(phase, ids, count));
+    (void)pthread_mutex_lock(&comm->lock);
+    const bool in_step = comm->step_count > 0;
+    (void)pthread_mutex_unlock(&comm->lock);
+    if (in_step) return pc_fail(phase, pcclInvalidUsage, "a step is open; end it first");
     struct pcclRequest_t *request = pc_request_create(comm, PC_CALL_CREATE_GROUP);
     struct pc_id_item *items = request != NULL ? pc_calloc(count, sizeof *items) : NULL;
     if (items == NULL) {
@@ -100,16 +104,24 @@ bool pc_step_is_open(const pcclComm_t *comm, uint32_t group) {
     return step_at(comm, group) < comm->step_count;
 }
 
+/* With lock held. */
+static bool is_known(const pcclComm_t *comm, uint32_t group) {
+    bool known = group == 0;
+    for (size_t i = 0; i < comm->view.subset_count; i++) known |= comm->view.subsets[i].number == group;
+    return known;
+}
+
 pcclResult_t pcclBeginStep(pcclComm_t *comm, uint32_t group) {
     static const char phase[] = "begin_step";
-    PC_TRY(pc_comm_check_connected(comm, phase));
+    PC_TRY(pc_comm_check_in_run(comm, phase));
     (void)pthread_mutex_lock(&comm->lock);
-    const bool open = pc_step_is_open(comm, group);
+    const bool open = pc_step_is_open(comm, group), known = is_known(comm, group);
     void *items = comm->steps;
     const bool room = pc_grow(&items, &comm->step_capacity, comm->step_count + 1, sizeof *comm->steps);
     comm->steps = items;
-    if (room && !open) comm->steps[comm->step_count++] = group;
+    if (room && known && !open) comm->steps[comm->step_count++] = group;
     (void)pthread_mutex_unlock(&comm->lock);
+    if (!known) return pc_fail(phase, pcclInvalidUsage, "there is no group %u: it was destroyed, or never made", group);
     if (open) return pc_fail(phase, pcclInvalidUsage, "a step of this group is open already");
     return room ? pcclSuccess : pc_fail(phase, pcclNoMemory, "no memory for a step");
 }

@@ -31,7 +31,7 @@ static pcclResult_t start_reduce(pcclComm_t *comm, const struct reduce_args *arg
     PC_TRY(pc_comm_check(comm, args->phase));
     PC_REQUIRE(args->phase, args->descriptor);
     PC_TRY(check_hint(args->phase, args->descriptor));
-    PC_TRY(pc_comm_check_connected(comm, args->phase));
+    PC_TRY(pc_comm_check_in_run(comm, args->phase));
     const struct pc_collective_start start = {
         .args = {.collective = PCCL_COLLECTIVE_ALL_REDUCE,
                  .sendbuf = args->sendbuf,
@@ -246,8 +246,12 @@ pcclResult_t pcclAllReduceMultipleWithRetry(const pcclReduceOpDescriptor_t *desc
     if (count > 0) PC_REQUIRE(phase, descriptors);
     if (max_in_flight < 1) return pc_fail(phase, pcclInvalidArgument, "max_in_flight is %d", max_in_flight);
     PC_TRY(check_batch(&batch, phase));
-    PC_TRY(pc_comm_check_connected(comm, phase));
+    PC_TRY(pc_comm_check_in_run(comm, phase));
     batch.comm = pc_comm_of(comm);
+    (void)pthread_mutex_lock(&batch.comm->lock);
+    const bool in_step = pc_step_is_open(batch.comm, 0);
+    (void)pthread_mutex_unlock(&batch.comm->lock);
+    if (in_step) return pc_fail(phase, pcclInvalidUsage, "a step is open: nothing of it can be done again but all of it");
     batch.deadline_ns = next_deadline(&batch);
     batch.open = count > 0 ? pc_calloc(count, sizeof *batch.open) : NULL;
     batch.committed = count > 0 ? pc_calloc(count, sizeof *batch.committed) : NULL;

@@ -93,6 +93,15 @@ uint32_t pc_request_open_in(const pcclComm_t *comm, uint32_t group) {
     return count;
 }
 
+pcclResult_t pc_request_check_idle(pcclComm_t *comm, const char *phase) {
+    (void)pthread_mutex_lock(&comm->lock);
+    const bool busy = comm->reduces_open > 0, in_step = comm->step_count > 0;
+    (void)pthread_mutex_unlock(&comm->lock);
+    if (busy) return pc_fail(phase, pcclPendingAsyncOps, "asynchronous operations are in flight; await them first");
+    if (in_step) return pc_fail(phase, pcclInvalidUsage, "a step is open; end it first");
+    return pcclSuccess;
+}
+
 /* Completion ---------------------------------------------------------------------------------------------------- */
 
 /* With lock held. */

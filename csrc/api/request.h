@@ -50,6 +50,8 @@ void pc_request_complete_all(pcclComm_t *comm, const pc_error *error);
 uint32_t pc_request_open_in(const pcclComm_t *comm, uint32_t group);
 /* Likewise. Whether collectives of a group that start now belong to a step. */
 bool pc_step_is_open(const pcclComm_t *comm, uint32_t group);
+/* Whether a call that changes who is there, or the state that all share, may start: nothing is in flight, no step open. */
+pcclResult_t pc_request_check_idle(pcclComm_t *comm, const char *phase);
 
 /* Checks arguments and takes the tag, then makes a request. */
 struct pc_collective_start {

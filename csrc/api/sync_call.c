@@ -84,12 +84,8 @@ static pcclResult_t check_call(pcclComm_t *comm, const pcclSharedState_t *state,
     if (strategy > PCCL_SHARED_STATE_SYNC_STRATEGY_SEND_ONLY) {
         return pc_fail(phase, pcclInvalidArgument, "%u is no strategy", (unsigned)strategy);
     }
-    PC_TRY(pc_comm_check_connected(comm, phase));
-    (void)pthread_mutex_lock(&comm->lock);
-    const bool open = comm->reduces_open > 0;
-    (void)pthread_mutex_unlock(&comm->lock);
-    if (!open) return pcclSuccess;
-    return pc_fail(phase, pcclPendingAsyncOps, "asynchronous operations are in flight; await them first");
+    PC_TRY(pc_comm_check_in_run(comm, phase));
+    return pc_request_check_idle(comm, phase);
 }
 
 static pcclResult_t begin(pcclComm_t *comm, const pcclSharedState_t *state, uint32_t strategy,

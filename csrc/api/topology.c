@@ -38,12 +38,11 @@ static pcclResult_t begin_connect(pcclComm_t *comm, struct pcclRequest_t **out) 
 
 static pcclResult_t begin_joint(pcclComm_t *comm, enum pc_call_kind kind, struct pcclRequest_t **out) {
     const char *phase = pc_call_name(kind);
-    PC_TRY(pc_comm_check_connected(comm, phase));
+    PC_TRY(pc_comm_check_in_run(comm, phase));
+    if (kind != PC_CALL_PEERS_PENDING) PC_TRY(pc_request_check_idle(comm, phase));
     (void)pthread_mutex_lock(&comm->lock);
-    const bool open = comm->reduces_open > 0 && kind != PC_CALL_PEERS_PENDING;
     const bool alone = comm->view.global_size < 2 && comm->view.connected;
     (void)pthread_mutex_unlock(&comm->lock);
-    if (open) return pc_fail(phase, pcclPendingAsyncOps, "asynchronous operations are in flight; await them first");
     if (kind == PC_CALL_OPTIMIZE_TOPOLOGY && alone) {
         return pc_fail(phase, pcclInvalidUsage, "there is no topology to optimize in a world of one");
     }
@@ -126,6 +125,10 @@ pcclResult_t pcclGetAttribute(const pcclComm_t *comm, pcclAttribute_t attribute,
     if (value < 0) return pc_fail(phase, pcclInvalidArgument, "%d is no attribute", (int)attribute);
     *value_out = value;
     return pcclSuccess;
+}
+
+pcclResult_t pcclCheckInRun(const pcclComm_t *comm) {
+    return pc_comm_check_in_run(comm, "check_in_run");
 }
 
 pcclResult_t pcclGetMembers(const pcclComm_t *comm, pcclMember_t *members_out, size_t *count_inout) {

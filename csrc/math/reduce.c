@@ -86,6 +86,21 @@ void pc_reduce_widen(pcclDataType_t dtype, void *acc, const void *own, size_t co
     widen_portable(brain, acc, own, count);
 }
 
+/* Where the last of several operands has no weight, a sum is still to be divided. */
+static void finish_integers(pcclDataType_t dtype, pcclRedOp_t op, void *out, const void *acc, size_t count,
+                            uint64_t divisor) {
+    static const uint64_t nothing[256];
+    const size_t elem_bytes = pc_dtype_bytes(dtype), piece = sizeof nothing / elem_bytes;
+    if (divisor == 1) {
+        if (out != acc) pc_copy_anyhow(out, acc, count * elem_bytes);
+        return;
+    }
+    for (size_t at = 0; at < count; at += piece) {
+        const size_t elems = count - at < piece ? count - at : piece;
+        pc_reduce_finish(dtype, op, (uint8_t *)out + at * elem_bytes, (const uint8_t *)acc + at * elem_bytes, nothing, elems, divisor);
+    }
+}
+
 void pc_reduce_narrow(pcclDataType_t dtype, pcclRedOp_t op, void *out, const void *acc, size_t count,
                       uint64_t total_weight) {
     const uint64_t divisor = op == pcclAvg ? total_weight : 1;
@@ -94,10 +109,7 @@ void pc_reduce_narrow(pcclDataType_t dtype, pcclRedOp_t op, void *out, const voi
     case pcclBFloat16: narrow_bf16(out, acc, count, divisor); break;
     case pcclFloat: narrow_f32(out, acc, count, divisor); break;
     case pcclDouble: narrow_f64(out, acc, count, divisor); break;
-    default:
-        /* Weights of integers are 0 or 1: what has one operand has nothing to be divided by. */
-        assert(divisor == 1);
-        if (out != acc) pc_copy_anyhow(out, acc, count * pc_dtype_bytes(dtype));
+    default: finish_integers(dtype, op, out, acc, count, divisor);
     }
 }
 

@@ -388,7 +388,8 @@ pc_status pc_chunk_plan_init(struct pc_chunk_plan *plan, const struct pc_plan_re
     struct builder builder = {plan, request, 0}, *b = &builder;
     b->position = ring_position(request, request->rank);
     switch ((enum pc_collective_kind)request->shape->collective) {
-    case PC_ALL_REDUCE: all_reduce(b); break;
+    case PC_ALL_REDUCE:
+    case PC_BARRIER: all_reduce(b); break;
     case PC_BROADCAST: rooted(b, false); break;
     case PC_REDUCE: rooted(b, true); break;
     case PC_ALL_GATHER: blocks(b, false); break;
@@ -428,6 +429,7 @@ bool pc_algorithm_fits(const struct pc_op_shape *shape, uint8_t algorithm) {
     const uint64_t bytes = shape->count * pc_dtype_bytes((pcclDataType_t)shape->dtype);
     switch ((enum pc_collective_kind)shape->collective) {
     case PC_ALL_REDUCE:
+    case PC_BARRIER:
         /* An exchange stages everything at once. Sparse payloads are added up by everybody: sums are less sparse. */
         if (shape->codec == pcclQuantTopK) return algorithm == PC_ALGORITHM_EXCHANGE;
         return algorithm != PC_ALGORITHM_AUTO && (algorithm != PC_ALGORITHM_EXCHANGE || bytes <= 1 << 20);
@@ -443,6 +445,7 @@ bool pc_algorithm_fits(const struct pc_op_shape *shape, uint8_t algorithm) {
 static uint8_t choose_near(const struct pc_op_shape *shape, uint32_t n, uint64_t bytes) {
     switch ((enum pc_collective_kind)shape->collective) {
     case PC_ALL_REDUCE:
+    case PC_BARRIER:
         if (bytes <= 4096 && n <= 8) return PC_ALGORITHM_EXCHANGE;
         if (bytes <= 64 << 10 && n > 2) return PC_ALGORITHM_TREE;
         return PC_ALGORITHM_RING;
@@ -460,7 +463,8 @@ static uint8_t choose_near(const struct pc_op_shape *shape, uint32_t n, uint64_t
  */
 static uint8_t choose_far(const struct pc_op_shape *shape, uint32_t n, uint64_t bytes) {
     switch ((enum pc_collective_kind)shape->collective) {
-    case PC_ALL_REDUCE: return bytes <= 14 << 10 && n <= 16 ? PC_ALGORITHM_EXCHANGE : PC_ALGORITHM_DIRECT;
+    case PC_ALL_REDUCE:
+    case PC_BARRIER: return bytes <= 14 << 10 && n <= 16 ? PC_ALGORITHM_EXCHANGE : PC_ALGORITHM_DIRECT;
     case PC_BROADCAST:
     case PC_REDUCE:
         if (bytes <= 256 << 10 || n == 2) return PC_ALGORITHM_DIRECT;

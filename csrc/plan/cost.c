@@ -511,7 +511,8 @@ uint64_t pc_cost_ns(const struct pc_cost *cost, const struct pc_op_shape *shape,
     const uint64_t bytes = bytes_of(shape);
     const int way = shape->collective == PC_REDUCE ? UP : DOWN;
     switch ((enum pc_collective_kind)shape->collective) {
-    case PC_ALL_REDUCE: return all_reduce_ns(cost, shape, algorithm);
+    case PC_ALL_REDUCE:
+    case PC_BARRIER: return all_reduce_ns(cost, shape, algorithm);
     case PC_BROADCAST:
     case PC_REDUCE:
         if (shape->root >= cost->n) return UINT64_MAX;

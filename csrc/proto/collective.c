@@ -457,6 +457,7 @@ static bool find_input(const struct pc_collective *c, const struct pc_chunk *chu
 }
 
 static bool length_fits(const struct pc_collective *c, const struct pc_arrival *arrival, uint32_t elems) {
+    if (arrival->weight > c->plan.n * PC_WEIGHT_MAX) return false;
     if (pc_collective_codes(c) && elems > 0 && arrival->weight > 0) {
         const pcclDataType_t dtype = pc_dtype_accumulator(c->dtype);
         return arrival->len_bytes >= pc_codec_bytes(&c->plan.codec, dtype, elems) &&

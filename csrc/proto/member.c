@@ -546,6 +546,7 @@ void pc_member_view(const struct pc_member *member, struct pc_member_view *view)
         .group_epoch = member->group.epoch,
         .members = member->epoch.members,
         .member_count = (uint32_t)member->epoch.member_count,
+        .lost = &member->lost,
     };
 }
 

@@ -49,6 +49,7 @@ struct pc_member_view {
     uint64_t group_epoch; /* in which this peer's group last changed */
     const struct pc_member_record *members;
     uint32_t member_count;
+    const pc_error *lost; /* why it is out of the run; code 0: it has not been in one, or is in it */
 };
 void pc_member_view(const struct pc_member *member, struct pc_member_view *view);
 /* A group of some members that this peer is in. */

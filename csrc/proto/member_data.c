@@ -253,8 +253,10 @@ static pc_status judge(struct pc_op *op, pc_status status, const struct pc_arriv
     if (status == pcclSuccess || status == pcclProtocolError) return status;
     if (status == pcclMismatch) {
         char text[160];
-        (void)snprintf(text, sizeof text, "it with a block of %llu elements for the same place",
-                       (unsigned long long)arrival->chunk_elems);
+        const struct pc_chunk *own = pc_chunk_find(&op->collective.plan, arrival->chunk);
+        (void)snprintf(text, sizeof text, "it with a block of %llu elements where peer %llu has %llu",
+                       (unsigned long long)arrival->chunk_elems, (unsigned long long)op->member->id,
+                       (unsigned long long)(own != NULL ? own->elems : 0));
         mismatch(op, text, from);
         return pcclSuccess;
     }

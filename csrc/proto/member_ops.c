@@ -512,6 +512,10 @@ void pc_member_verdict(struct pc_member *member, const struct pc_verdict *verdic
     if (cause.code == pcclSuccess) pc_error_set(&cause, pcclInternalError, "aborted by the master without a reason");
     if (in_step && !verdict->commit) {
         pc_member_poison_step(member, group, &cause); /* the epoch flips with the vote, and seqs start again */
+        /* What was posted here as that operation of a step, but not in one, ends too: nobody else will do it. */
+        struct pc_tag *tag = pc_op_tag(group, key->tag, key->channel, false);
+        struct pc_op *strict = tag != NULL ? pc_op_find(tag, key->epoch, key->seq) : NULL;
+        if (strict != NULL && strict->phase != PC_OP_HELD) complete_op(strict, &cause);
         return;
     }
     if (key->channel == pc_channel_to(member->id)) {

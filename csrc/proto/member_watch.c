@@ -5,6 +5,7 @@
 #include "base/checked.h"
 #include "proto/operation.h"
 
+#include <stdio.h>
 #include <string.h>
 
 struct state_list {
@@ -128,19 +129,34 @@ pc_status pc_member_report_posted(struct pc_member *member, const struct pc_msg_
 
 /* Time limits and cancellation ---------------------------------------------------------------------------------- */
 
+/* Those that values are still to come from, or that have not made room for what is to go to them. */
+static void name_awaited(const struct pc_op *op, char *out, size_t out_bytes) {
+    size_t used = (size_t)snprintf(out, out_bytes, "the others to finish it");
+    for (uint32_t rank = 0, count = 0; rank < op->collective.plan.n && used + 24 < out_bytes; rank++) {
+        const struct pc_lane *lane = &op->lanes[rank];
+        bool awaited = !pc_list_empty(&lane->waiting);
+        for (uint8_t kind = 0; kind < PC_FLOWS; kind++) awaited |= lane->in[kind].arrived < lane->in[kind].expected;
+        if (!awaited) continue;
+        used = (count++ > 0 ? used : 0);
+        used += (size_t)snprintf(out + used, out_bytes - used, "%s%llu", count > 1 ? ", " : "peer ", (unsigned long long)lane->peer);
+    }
+}
+
 static void tick_op(struct pc_op *op, void *context) {
     const uint64_t now_ns = *(const uint64_t *)context;
     struct pc_member *member = op->member;
-    if (op->phase != PC_OP_RUNNING || op->failed) return;
+    if (op->phase == PC_OP_HELD || op->failed) return;
     if (op->call->deadline_ns > now_ns) {
         member->ops_due_ns = pc_min_u64(member->ops_due_ns, op->call->deadline_ns);
         return;
     }
     pc_error error = {0};
-    pc_error_set(&error, pcclTimeout, "%s with tag %llu was not finished within %llu ms at peer %llu",
+    char awaited[160];
+    name_awaited(op, awaited, sizeof awaited);
+    pc_error_set(&error, pcclTimeout, "%s with tag %llu was not finished within %llu ms at peer %llu, which waited for %s",
                  pc_collective_name(op->call->shape.collective), (unsigned long long)op->key.tag,
-                 (unsigned long long)((now_ns - op->call->posted_ns) / PC_NS_PER_MS), (unsigned long long)member->id);
-    pc_error_hint(&error, "a peer that is alive has not called it; `pccl status` names it");
+                 (unsigned long long)((now_ns - op->call->posted_ns) / PC_NS_PER_MS), (unsigned long long)member->id, awaited);
+    pc_error_hint(&error, "a peer that is alive has not called it in time: while calls wait, `pccl why` names it");
     pc_op_fail(op, &error);
 }
 

@@ -63,7 +63,7 @@ static struct pc_op_shape shape_of(const struct operation *op) {
         shape.count = 1;
         shape.dtype = pcclUint8;
         shape.redop = pcclMax;
-        shape.collective = PC_ALL_REDUCE;
+        shape.collective = PC_BARRIER;
     }
     return shape;
 }

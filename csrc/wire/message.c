@@ -511,8 +511,10 @@ const char *pc_collective_name(uint32_t collective) {
         [PC_ALL_REDUCE] = "all_reduce",         [PC_BROADCAST] = "broadcast", [PC_REDUCE] = "reduce",
         [PC_ALL_GATHER] = "all_gather",         [PC_GATHER] = "gather",       [PC_SCATTER] = "scatter",
         [PC_REDUCE_SCATTER] = "reduce_scatter", [PC_ALL_TO_ALL] = "all_to_all", [PC_SEND_RECV] = "send/recv",
+        [PC_BARRIER] = "barrier",
     };
-    return collective < PC_COLLECTIVE_COUNT ? names[collective] : "an unknown collective";
+    const bool known = collective < PC_COLLECTIVE_COUNT && names[collective] != NULL;
+    return known ? names[collective] : "an unknown collective";
 }
 
 struct pc_wire_error pc_error_to_wire(const pc_error *error) {
@@ -607,12 +609,12 @@ bool pc_collective_has_root(uint32_t collective) {
 }
 
 bool pc_collective_reduces(uint32_t collective) {
-    return collective == PC_ALL_REDUCE || collective == PC_REDUCE || collective == PC_REDUCE_SCATTER;
+    return collective == PC_ALL_REDUCE || collective == PC_REDUCE || collective == PC_REDUCE_SCATTER || collective == PC_BARRIER;
 }
 
 void pc_op_shape_format(const struct pc_op_shape *shape, char *out, size_t out_bytes) {
     static const char *const algorithms[PC_ALGORITHM_COUNT] = {"", " by ring", " by tree", " directly", " by exchange"};
-    char root[32] = "", codec[48] = "";
+    char root[32] = "", codec[48] = "", count[32] = "";
     if (pc_collective_has_root(shape->collective)) (void)snprintf(root, sizeof root, " with root %u", shape->root);
     if (shape->codec != pcclQuantNone) {
         (void)snprintf(codec, sizeof codec, " as %s in blocks of %u", pc_codec_name(shape->codec), shape->codec_block);
@@ -624,10 +626,13 @@ void pc_op_shape_format(const struct pc_op_shape *shape, char *out, size_t out_b
                            shape->codec_bits, shape->codec_block);
         }
     }
-    (void)snprintf(out, out_bytes, "%s: %s%s%llu x %s%s%s%s%s%s", pc_collective_name(shape->collective),
-                   pc_collective_reduces(shape->collective) ? pc_redop_name((pcclRedOp_t)shape->redop) : "",
-                   pc_collective_reduces(shape->collective) ? " of " : "", (unsigned long long)shape->count,
-                   pc_dtype_name((pcclDataType_t)shape->dtype), codec, root, shape->layout != 0 ? " in blocks" : "",
+    /* How much it is not all know of these. */
+    if (shape->collective < PC_GATHER) (void)snprintf(count, sizeof count, "%llu x ", (unsigned long long)shape->count);
+    const bool combines = pc_collective_reduces(shape->collective) && shape->collective != PC_BARRIER;
+    const char *op = combines ? pc_redop_name((pcclRedOp_t)shape->redop) : "";
+    const char *dtype = shape->collective != PC_BARRIER ? pc_dtype_name((pcclDataType_t)shape->dtype) : "";
+    (void)snprintf(out, out_bytes, "%s%s%s%s%s%s%s%s%s%s%s", pc_collective_name(shape->collective), *dtype != 0 ? ": " : "",
+                   op, combines ? " of " : "", count, dtype, codec, root, shape->layout != 0 ? " in blocks" : "",
                    shape->consistency == PC_STEP ? ", in a step" : "",
                    shape->algorithm < PC_ALGORITHM_COUNT ? algorithms[shape->algorithm] : "");
 }

@@ -8,6 +8,7 @@
 #include "wire/schema.h"
 
 #define PC_PROTOCOL_VERSION 1u
+#define PC_WEIGHT_MAX (1ull << 48) /* of one member: the sum over all of a group does not overflow */
 
 enum pc_limits {
     PC_META_MAX_UNPROVED = 4096, /* before the other end has proved itself */
@@ -105,6 +106,7 @@ enum pc_collective_kind {
     PC_SCATTER,
     PC_ALL_TO_ALL,
     PC_SEND_RECV,
+    PC_BARRIER = 10, /* as in pccl.h; an all-reduce of one byte */
     PC_COLLECTIVE_COUNT
 };
 
