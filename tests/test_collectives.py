@@ -392,6 +392,48 @@ def test_who_has_done_its_part_does_not_wait_beyond_the_limit(name):
         assert peers[0].wait() == [True, name, True]
 
 
+def wait_in_threads(peer, rank, size, late):
+    names = {}
+
+    def reduce(tag):
+        try:
+            time.sleep(late if tag != rank else 0)
+            peer.comm.all_reduce(np.ones(5), tag=tag)
+            names[tag] = "done"
+        except pccl.PCCLError as error:
+            names[tag] = type(error).__name__
+
+    threads = [threading.Thread(target=reduce, args=(tag,)) for tag in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    return [names[tag] for tag in range(size)]
+
+
+def test_a_slow_thread_of_each_peer_is_no_deadlock():
+    with Cluster() as cluster:
+        assert everywhere(cluster.join(2), wait_in_threads, late=4) == [["done"] * 2] * 2
+
+
+def wait_alone(peer, rank, size):
+    # What a thread has done that has ended is forgotten.
+    thread = threading.Thread(target=peer.comm.barrier)
+    thread.start()
+    thread.join()
+    start = time.monotonic()
+    name = ""
+    try:
+        peer.comm.all_reduce(np.ones(5), tag=rank)
+    except pccl.PCCLError as error:
+        name = type(error).__name__
+    return [name, time.monotonic() - start < 10]
+
+
+def test_threads_that_have_ended_hide_no_deadlock(three):
+    assert everywhere(three, wait_alone) == [["DeadlockError", True]] * 3
+
+
 def abort_step(peer, rank, size, how):
     comm = peer.comm
     seen = []

@@ -1,6 +1,7 @@
 """Groups of some members between real processes: ranks, tags, steps and failures are each group's own."""
 
 import json
+import threading
 import time
 
 import numpy as np
@@ -349,6 +350,39 @@ def test_a_step_within_a_step_of_another_group(cluster, fails):
 
 
 # -------------------------------------------------------------------------------------------------------------- loss --
+
+
+def steps_by_threads(peer, late):
+    """A thread for each group; ``late``, by name: how long it computes within its step."""
+    outcome = {}
+
+    def work(name):
+        data = np.ones(10)
+        try:
+            with peer.groups[name].step():
+                peer.groups[name].all_reduce(data)
+                time.sleep(late.get(name, 0))
+            outcome[name] = [time.monotonic() - start, float(data[0])]
+        except pccl.PCCLError as error:
+            outcome[name] = repr(error)
+
+    start = time.monotonic()
+    threads = [threading.Thread(target=work, args=(name,)) for name in peer.groups]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    return outcome
+
+
+def test_steps_of_groups_end_at_the_same_time_by_threads_of_their_own(cluster):
+    """Each waits in a vote for the other's slow thread, which is nobody's deadlock."""
+    peers, _ = join(cluster, 2, a=[0, 1], b=[0, 1], c=[1, 0])
+    for peer, late in zip(peers, ({"a": 4.0}, {"b": 4.0}), strict=True):
+        peer.start(steps_by_threads, late=late)
+    for outcome in (peer.wait() for peer in peers):
+        assert {name: value for name, (_, value) in outcome.items()} == {"a": 2.0, "b": 2.0, "c": 2.0}
+        assert outcome["c"][0] < 2 < 3.5 < min(outcome["a"][0], outcome["b"][0])
 
 
 def keep_on(peer, name, until_s):

@@ -95,6 +95,7 @@ static void free_comm(pcclComm_t *comm) {
         (void)pthread_cond_destroy(&request->finished);
         free(request);
     }
+    pc_waiters_fini(&comm->waiters);
     pc_settings_fini(&comm->settings);
     (void)pthread_cond_destroy(&comm->any_done);
     (void)pthread_mutex_destroy(&comm->lock);

@@ -53,6 +53,7 @@ void pc_master_free_peer(struct pc_master *master, struct pc_peer *peer) {
     free(peer->started);
     free(peer->wanted);
     free(peer->answers);
+    free(peer->votes);
     free(peer->flushed);
     free(peer);
 }

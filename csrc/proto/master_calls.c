@@ -1,6 +1,6 @@
 /*
- * Joint calls: a topology call runs when all members of the run are in it, a synchronisation or the vote on a step when
- * all of a group are.
+ * Joint calls: a topology call runs when all members of the run are in it, a synchronisation when all of a group are. A
+ * peer is in one of them at a time. Votes on steps are apart (master_steps.c).
  */
 #include "base/checked.h"
 #include "base/log.h"
@@ -18,7 +18,7 @@ void pc_master_answer(struct pc_master *master, struct pc_peer *peer, uint64_t v
     peer->call = PC_CALL_NONE;
     peer->sync_id = 0;
     peer->sync_waited = false;
-    peer->stall_count = 0;
+    peer->stall_count = peer->stall_reports = 0;
     pc_master_tell(master, peer, PC_MSG_CALL_RESULT, &result);
 }
 
@@ -31,52 +31,29 @@ static bool keep_wanted(struct pc_peer *peer, const struct pc_msg_call *call) {
     return true;
 }
 
-struct pc_group *pc_master_group_of_call(const struct pc_master *master, const struct pc_peer *peer) {
-    const struct pc_op_key key = {.group = peer->group, .subset = peer->call_subset};
-    return pc_master_group_of(master, &key);
-}
-
-/* peer has voted against its step: the others may be waiting in it for what will not come, and must not wait longer. */
-static void poison_step(struct pc_master *master, const struct pc_peer *peer, const struct pc_group *group) {
-    /* Not an operation of anybody: none has so high a number. */
-    const struct pc_op_key none = {.epoch = group->epoch, .seq = UINT64_MAX, .group = group->number, .subset = group->subset};
-    pc_error error = {.peer_id = peer->id};
-    pc_error_set(&error, pcclStepAborted, "peer %llu has voted against the step", (unsigned long long)peer->id);
-    pc_error_hint(&error, "nothing of the step counts at any peer; do it again");
-    pc_master_abort_op(master, &none, &error, true);
-}
-
 void pc_master_call(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_call *call, uint64_t now_ns) {
+    peer->answer_count = 0;
+    if (call->kind == PC_CALL_END_STEP) {
+        pc_master_vote(master, peer, call, now_ns);
+        return;
+    }
     peer->call = call->kind;
-    peer->call_subset = call->kind == PC_CALL_END_STEP ? call->subset : 0;
     peer->call_serial = call->serial;
     peer->call_ns = now_ns;
-    peer->vote = call->value != 0;
-    peer->step = call->step;
-    peer->answer_count = 0;
-    const struct pc_group *group = pc_master_group_of_call(master, peer);
-    peer->step_epoch = group != NULL ? group->epoch : 0;
     if (call->kind == PC_CALL_CREATE_GROUP && !keep_wanted(peer, call)) {
         const pc_error error = {.code = pcclNoMemory, .message = "the master has no memory for the list of a group"};
         pc_master_answer(master, peer, 0, &error);
-    } else if (group == NULL) {
-        const pc_error error = {.code = pcclRankConnectionLost, .message = "the group is broken"};
-        pc_master_answer(master, peer, 0, &error);
-    } else if (call->kind == PC_CALL_END_STEP && !peer->vote) {
-        poison_step(master, peer, group);
     }
 }
 
 void pc_master_call_cancel(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_call_cancel *cancel) {
+    if (pc_master_vote_cancel(master, peer, cancel->serial)) return;
     if (peer->call == PC_CALL_NONE || peer->call_serial != cancel->serial) return;
     pc_error error = {.peer_id = peer->id};
     pc_error_set(&error, pcclCancelled, "peer %llu gave up its call of %s", (unsigned long long)peer->id,
                  pc_call_name(peer->call));
-    const struct pc_group *step_of = peer->call == PC_CALL_END_STEP ? pc_master_group_of_call(master, peer) : NULL;
     if (peer->sync_id != 0) pc_master_sync_lose(master, peer, &error);
     pc_master_answer(master, peer, 0, &error);
-    /* Its vote is against. After the answer, so that its next step fails too: that one's vote ends the others' step. */
-    if (step_of != NULL) poison_step(master, peer, step_of);
 }
 
 /* Shared state -------------------------------------------------------------------------------------------------- */
@@ -94,7 +71,6 @@ pc_status pc_master_sync_offer(struct pc_master *master, struct pc_peer *peer, c
     PC_TRY(pc_schema_decode(pc_message_info(frame->type)->schema, pc_cursor_of(copy, meta.left), &peer->offer_arena,
                             &peer->offer));
     peer->call = PC_CALL_SYNC_STATE;
-    peer->call_subset = 0;
     peer->call_serial = peer->offer.serial;
     peer->call_ns = now_ns;
     return pcclSuccess;
@@ -267,93 +243,16 @@ static uint8_t common_call(struct pc_master *master, const struct pc_group *grou
     *count = 0;
     PC_EACH_PEER(master, peer) {
         if (group == NULL ? !pc_master_votes(peer) : !pc_master_in_group(peer, group)) continue;
-        const uint8_t call = group == NULL || peer->call_subset == group->subset ? peer->call : PC_CALL_NONE;
-        if (*count > 0 && call != common) same = false;
-        common = call;
+        if (*count > 0 && peer->call != common) same = false;
+        common = peer->call;
         (*count)++;
     }
     return same ? common : PC_CALL_NONE;
 }
 
-/* Steps --------------------------------------------------------------------------------------------------------- */
-
-/* Whether the members of group have not done the same in their step, and who. */
-static void compare_steps(struct pc_master *master, const struct pc_group *group, pc_error *error) {
-    struct pc_step_sum sum = {0};
-    const struct pc_peer *one = NULL;
-    bool complete = true; /* nobody has left since somebody voted, with what he sent and received */
-    PC_EACH_PEER(master, peer) {
-        if (!pc_master_in_group(peer, group)) continue;
-        if (one == NULL) one = peer;
-        if (peer->step.digest != one->step.digest && error->code == pcclSuccess) {
-            error->peer_id = peer->id;
-            pc_error_set(error, pcclStepAborted,
-                         "the step was aborted: peers %llu and %llu did not post the same operations in it (%llu and %llu)",
-                         (unsigned long long)one->id, (unsigned long long)peer->id, (unsigned long long)one->step.ops,
-                         (unsigned long long)peer->step.ops);
-            pc_error_hint(error, "all peers of a group must make the same collective calls in a step, with the same tags");
-        }
-        complete &= peer->step_epoch == group->epoch;
-        sum.sends += peer->step.sends;
-        sum.receives += peer->step.receives;
-        sum.channels += peer->step.channels;
-    }
-    if (sum.channels == 0 || !complete || error->code != pcclSuccess) return;
-    pc_error_set(error, pcclStepAborted, "the step was aborted: sends and receives in it (%llu and %llu) do not match",
-                 (unsigned long long)sum.sends, (unsigned long long)sum.receives);
-    pc_error_hint(error, "what is sent in a step must be received in the same step, with the same tag");
-}
-
-/* Why the step of group is not committed; code 0: it is. */
-static void judge_step(struct pc_master *master, const struct pc_group *group, pc_error *error) {
-    const struct pc_peer *first = NULL; /* the others may have heard of it from there */
-    PC_EACH_PEER(master, peer) {
-        if (!pc_master_in_group(peer, group) || peer->vote) continue;
-        if (first == NULL || peer->call_ns < first->call_ns) first = peer;
-    }
-    *error = (pc_error){0};
-    if (first != NULL) {
-        error->peer_id = first->id;
-        pc_error_set(error, pcclStepAborted, "the step was aborted: something in it failed at peer %llu",
-                     (unsigned long long)first->id);
-        pc_error_hint(error, "nothing of the step counts at any peer; do it again");
-    } else if (!PC_MUTANT(PC_MUTANT_STEP_UNCOMPARED)) {
-        compare_steps(master, group, error);
-    }
-}
-
-/* A step is committed if nothing has failed anywhere. If not, its operations have ended unevenly: seqs start again. */
-static void end_step(struct pc_master *master, struct pc_group *group) {
-    pc_error error;
-    judge_step(master, group, &error);
-    const bool commit = error.code == pcclSuccess;
-    if (!commit && !group->broken) {
-        group->flushing = true; /* nothing is in flight: all are here */
-        pc_master_flip(master, false);
-    }
-    PC_EACH_PEER(master, peer) {
-        if (pc_master_in_group(peer, group)) pc_master_answer(master, peer, 0, commit ? NULL : &error);
-    }
-    pc_master_moved(master, group);
-}
-
-void pc_master_end_broken(struct pc_master *master, struct pc_group *subset) {
-    uint32_t count = 0;
-    if (common_call(master, subset, &count) == PC_CALL_END_STEP) {
-        end_step(master, subset);
-        return;
-    }
-    const pc_error error = {.code = pcclRankConnectionLost, .peer_id = subset->lost, .message = "the group is broken"};
-    PC_EACH_PEER(master, peer) {
-        const bool votes = peer->call == PC_CALL_END_STEP && peer->call_subset == subset->subset;
-        if (!votes || !pc_master_in_group(peer, subset)) continue;
-        pc_master_answer(master, peer, 0, PC_MUTANT(PC_MUTANT_HALF_VOTE) ? NULL : &error);
-    }
-}
-
 /* Calls of one group; the others are of the whole run. */
 static bool of_one_group(uint8_t call) {
-    return call == PC_CALL_SYNC_STATE || call == PC_CALL_END_STEP || call == PC_CALL_CREATE_GROUP;
+    return call == PC_CALL_SYNC_STATE || call == PC_CALL_CREATE_GROUP;
 }
 
 void pc_master_evaluate(struct pc_master *master, uint64_t now_ns) {
@@ -368,17 +267,16 @@ void pc_master_evaluate(struct pc_master *master, uint64_t now_ns) {
     if (topology != PC_CALL_OPTIMIZE_TOPOLOGY) master->probe.active = false; /* somebody has given up */
     if (topology != PC_CALL_NONE && !of_one_group(topology)) run_topology(master, topology, now_ns);
     const uint64_t epoch = master->epoch;
-    bool subsets_vote = false;
-    PC_EACH_PEER(master, peer) subsets_vote |= peer->call == PC_CALL_END_STEP && peer->call_subset != 0;
+    const bool anybody_votes = pc_master_anybody_votes(master);
     for (struct pc_list *node = master->groups.next, *next; node != &master->groups; node = next) {
         next = node->next;
         struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
-        if (group->sync_id != 0 || (group->subset != 0 && !subsets_vote)) continue;
-        const uint8_t call = common_call(master, group, &count);
+        if (group->sync_id != 0) continue;
+        if (anybody_votes) pc_master_count_votes(master, group);
+        const bool whole = master->epoch == epoch && group->subset == 0;
+        const uint8_t call = whole ? common_call(master, group, &count) : PC_CALL_NONE;
         if (call == PC_CALL_SYNC_STATE) {
             run_sync(master, group, count, now_ns);
-        } else if (call == PC_CALL_END_STEP) {
-            end_step(master, group);
         } else if (call == PC_CALL_CREATE_GROUP) {
             pc_master_create_subset(master, group);
         }

@@ -33,7 +33,7 @@ void pc_master_stalled(struct pc_peer *peer, const struct pc_msg_stalled *stalle
     for (uint32_t i = 0; i < stalled->calls.count && peer->stall_count < PC_STALLS_MAX; i++) {
         peer->stalls[peer->stall_count++] = calls[i];
     }
-    peer->stall_reports = peer->stall_count > 0 ? peer->stall_reports + 1 : 0;
+    peer->stall_reports = peer->stall_count > 0 && !stalled->threads_free ? peer->stall_reports + 1 : 0;
     void *items = peer->started;
     if (!pc_grow(&items, &peer->started_capacity, stalled->started.count, sizeof *peer->started)) return;
     peer->started = items;
@@ -103,7 +103,7 @@ void pc_master_posted(struct pc_peer *peer, const struct pc_msg_posted *posted) 
 
 /* One report may be older than what has been posted since; the second one after the last verdict is not. */
 static bool blocked(const struct pc_peer *peer) {
-    return peer->stall_count > 0 ? peer->stall_reports >= 2 : peer->call != PC_CALL_NONE;
+    return peer->stall_count > 0 && peer->stall_reports >= 2;
 }
 
 /*
@@ -140,10 +140,29 @@ static bool op_hopeful(struct pc_master *master, struct pc_peer *peer, const str
     PC_EACH_PEER(master, other) {
         if (!pc_master_takes_part(other, group, &stall->key)) continue;
         all &= !other->stuck || does_part(other, peer, stall);
-        /* In are_peers_pending without a report yet: operations of other threads may be in flight. */
-        if (other->call == PC_CALL_PEERS_PENDING && other->stall_count == 0) return true;
     }
     return all;
+}
+
+/* Whether all others may still make the joint call that peer is in. */
+static bool call_hopeful(struct pc_master *master, const struct pc_peer *peer) {
+    const struct pc_group *group = pc_master_group_of_peer(master, peer, 0);
+    if (group == NULL || (peer->call == PC_CALL_SYNC_STATE && group->sync_id != 0)) return true;
+    PC_EACH_PEER(master, other) {
+        if (pc_master_in_group(other, group) && other->stuck && other->call != peer->call) return false;
+    }
+    return true;
+}
+
+static bool vote_hopeful(struct pc_master *master, const struct pc_peer *peer, uint32_t subset) {
+    const struct pc_group *group = pc_master_group_of_peer(master, peer, subset);
+    if (group == NULL) return true;
+    if (group->left_count > 0) return false;
+    PC_EACH_PEER(master, other) {
+        const bool voted = pc_master_vote_of(other, subset) != NULL;
+        if (pc_master_in_group(other, group) && other->stuck && !voted) return false;
+    }
+    return true;
 }
 
 /* Whether something that peer waits for can still come. */
@@ -151,22 +170,17 @@ static bool hopeful(struct pc_master *master, struct pc_peer *peer) {
     for (uint32_t i = 0; i < peer->stall_count; i++) {
         if (peer->stalls[i].kind == PC_CALL_COLLECTIVE && op_hopeful(master, peer, &peer->stalls[i])) return true;
     }
-    if (peer->call == PC_CALL_NONE) return false;
-    const struct pc_group *group = pc_master_group_of_call(master, peer);
-    if (group == NULL || (peer->call == PC_CALL_SYNC_STATE && group->sync_id != 0)) return true;
-    if (group->left_count > 0) return false;
-    PC_EACH_PEER(master, other) {
-        const bool with = other->call == peer->call && other->call_subset == peer->call_subset;
-        if (pc_master_in_group(other, group) && other->stuck && !with) return false;
+    for (size_t i = 0; i < peer->vote_count; i++) {
+        if (vote_hopeful(master, peer, peer->votes[i].subset)) return true;
     }
-    return true;
+    return peer->call != PC_CALL_NONE && call_hopeful(master, peer);
 }
 
 static void describe(const struct pc_peer *peer, char *out, size_t out_bytes) {
     char name[224];
     pc_master_name_peer(peer, name, sizeof name);
-    if (peer->call != PC_CALL_NONE) {
-        (void)snprintf(out, out_bytes, "%s is in %s", name, pc_call_name(peer->call));
+    if (peer->stalls[0].kind != PC_CALL_COLLECTIVE) {
+        (void)snprintf(out, out_bytes, "%s is in %s", name, pc_call_name(peer->stalls[0].kind));
     } else {
         (void)snprintf(out, out_bytes, "%s is in %s with tag %llu", name, pc_collective_name(peer->stalls[0].collective),
                        (unsigned long long)peer->stalls[0].key.tag);
@@ -209,7 +223,8 @@ static void fail_stuck(struct pc_master *master, const struct pc_group *group) {
             if (peer->stalls[i].kind != PC_CALL_COLLECTIVE) continue;
             pc_master_abort_op(master, &peer->stalls[i].key, &error, peer->stalls[i].in_step != 0);
         }
-        if (peer->call != PC_CALL_END_STEP || !votes_last) pc_master_answer(master, peer, 0, &error);
+        pc_master_answer(master, peer, 0, &error);
+        while (peer->vote_count > 0 && !votes_last) pc_master_vote_answer(master, peer, peer->votes[0].subset, &error);
         peer->stall_count = peer->stall_reports = 0;
         peer->started_count = 0;
         peer->answer_count = 0;

@@ -84,6 +84,7 @@ void pc_master_remove(struct pc_master *master, struct pc_peer *peer, const pc_e
     peer->stream = NULL;
     peer->state = PC_PEER_GONE;
     peer->call = PC_CALL_NONE;
+    peer->vote_count = 0;
     if (!PC_MUTANT(PC_MUTANT_DEAD_DONE)) peer->freeze_waited = 0;
     pc_error cause = *why;
     cause.code = pcclRankConnectionLost;
@@ -261,21 +262,6 @@ struct group_part {
     struct pc_array fates;
 };
 
-/*
- * Some have voted on a step, others are not there yet. What the former did in it is complete only with the members of
- * before (it needed nothing from the others), so the latter must not do it with those of after.
- */
-static bool vote_is_split(const struct pc_master *master, const struct pc_group *group) {
-    size_t members = 0, votes = 0;
-    PC_EACH_PEER(master, peer) {
-        if (peer->state != PC_PEER_MEMBER || peer->observer) continue;
-        if (group->subset == 0 ? peer->group != group->number : !pc_master_in_group(peer, group)) continue;
-        members++;
-        votes += peer->call == PC_CALL_END_STEP && peer->call_subset == group->subset;
-    }
-    return votes > 0 && votes < members;
-}
-
 static void describe_group(struct pc_master *master, const struct pc_group *group, struct group_part *part) {
     struct pc_id_item *ids = pc_arena_alloc(&master->arena, group->n, sizeof *ids);
     struct pc_index_item *ring = pc_arena_alloc(&master->arena, group->n, sizeof *ring);
@@ -297,7 +283,7 @@ static void describe_group(struct pc_master *master, const struct pc_group *grou
         .links = {group->links, (uint32_t)group->link_count},
         .rtt_us = group->rtt_us,
         .ring_only = group->ring_only,
-        .step_poisoned = group->step_poisoned || (group->flushing && vote_is_split(master, group)),
+        .step_poisoned = group->step_poisoned || (group->flushing && pc_master_vote_is_split(master, group)),
         .cause = pc_error_to_wire(cause),
         .broken = group->broken,
     };

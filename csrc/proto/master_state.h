@@ -8,7 +8,8 @@
  *   master_search.c   better rings, found later
  *   master_probe.c    measuring of links
  *   master_groups.c   groups of some members: making, breaking, forgetting
- *   master_calls.c    joint calls: topology, synchronisation of the shared state, votes on steps
+ *   master_calls.c    joint calls: topology, synchronisation of the shared state
+ *   master_steps.c    votes on steps
  *   master_deadlock.c calls that can never match
  *   master_status.c   the report for `pccl status`
  */
@@ -42,6 +43,15 @@ enum {
     PC_FLUSH_MS = 2000 /* to answer a FREEZE */
 };
 
+/* A call of PC_CALL_END_STEP. */
+struct pc_vote {
+    uint32_t subset;
+    bool yes; /* nothing has failed there */
+    uint64_t serial, cast_ns;
+    uint64_t epoch; /* of the group, then */
+    struct pc_step_sum step; /* what was posted */
+};
+
 /* What a peer was asked about one tag. */
 struct pc_answer {
     struct pc_op_key key; /* seq: how many it has posted with that tag, once known */
@@ -65,7 +75,6 @@ struct pc_peer {
     uint64_t registered_ns, beat_ns;
 
     uint8_t call; /* enum pc_call_kind */
-    uint32_t call_subset; /* of PC_CALL_END_STEP */
     uint64_t *wanted; /* of PC_CALL_CREATE_GROUP: ids by rank */
     size_t wanted_count, wanted_capacity;
     uint64_t call_serial, call_ns;
@@ -89,9 +98,8 @@ struct pc_peer {
     struct pc_answer *answers; /* how far it has come, as asked since its last report */
     size_t answer_count, answer_capacity;
 
-    bool vote; /* in PC_CALL_END_STEP: nothing has failed there */
-    struct pc_step_sum step; /* and what was posted in the step */
-    uint64_t step_epoch; /* of the group, when it voted */
+    struct pc_vote *votes; /* on its steps, not answered yet: one of each group at most */
+    size_t vote_count, vote_capacity;
 
     uint32_t freeze_waited; /* STATEs that are awaited */
     struct pc_op_state *flushed; /* of its STATEs */
@@ -319,11 +327,22 @@ void pc_master_sync_lose(struct pc_master *master, const struct pc_peer *peer, c
 void pc_master_answer(struct pc_master *master, struct pc_peer *peer, uint64_t value, const pc_error *error);
 /* Runs every joint call for which all have come, and fails those that can never match. */
 void pc_master_evaluate(struct pc_master *master, uint64_t now_ns);
+/* master_steps.c ------------------------------------------------------------------------------------------------ */
+/* The peer group of peer, or a subset of it; NULL: it is no more. */
+struct pc_group *pc_master_group_of_peer(const struct pc_master *master, const struct pc_peer *peer, uint32_t subset);
+/* NULL: it has not voted. */
+struct pc_vote *pc_master_vote_of(const struct pc_peer *peer, uint32_t subset);
+bool pc_master_anybody_votes(const struct pc_master *master);
+void pc_master_vote(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_call *call, uint64_t now_ns);
+/* False: there is no vote of this serial. */
+bool pc_master_vote_cancel(struct pc_master *master, struct pc_peer *peer, uint64_t serial);
+void pc_master_vote_answer(struct pc_master *master, struct pc_peer *peer, uint32_t subset, const pc_error *error);
+/* Ends the step of group if all have voted. */
+void pc_master_count_votes(struct pc_master *master, struct pc_group *group);
+/* Some members of group have voted, others have not. */
+bool pc_master_vote_is_split(const struct pc_master *master, const struct pc_group *group);
 /* The votes on a step of a subset that is broken: they count if all survivors have voted. */
 void pc_master_end_broken(struct pc_master *master, struct pc_group *subset);
-/* The group whose call peer is in, if it is one of a single group; NULL: it is no more. */
-struct pc_group *pc_master_group_of_call(const struct pc_master *master, const struct pc_peer *peer);
-
 /* master_deadlock.c --------------------------------------------------------------------------------------------- */
 /* What peer is blocked in. */
 void pc_master_stalled(struct pc_peer *peer, const struct pc_msg_stalled *stalled);

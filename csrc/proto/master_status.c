@@ -41,10 +41,11 @@ static void put_peers(struct pc_writer *out, struct pc_master *master, bool memb
         put_text(out, peer->host);
         const uint64_t heard_ns = peer->stream != NULL ? peer->stream->heard_ns : peer->lost_ns;
         put(out, ",\"last_heard_ms\":%llu,\"call\":", (unsigned long long)((now_ns - heard_ns) / PC_NS_PER_MS));
-        if (peer->call == PC_CALL_NONE) {
+        const uint8_t call = peer->call == PC_CALL_NONE && peer->vote_count > 0 ? PC_CALL_END_STEP : peer->call;
+        if (call == PC_CALL_NONE) {
             put(out, "null}");
         } else {
-            put(out, "\"%s\"}", pc_call_name(peer->call));
+            put(out, "\"%s\"}", pc_call_name(call));
         }
         first = false;
     }
@@ -84,10 +85,11 @@ static bool missing(const struct pc_master *master, const struct pc_peer *other,
     if (stall->kind != PC_CALL_COLLECTIVE) {
         const bool everybody = stall->kind == PC_CALL_UPDATE_TOPOLOGY || stall->kind == PC_CALL_PEERS_PENDING ||
                                stall->kind == PC_CALL_OPTIMIZE_TOPOLOGY;
-        const struct pc_op_key key = {.group = peer->group, .subset = stall->key.subset};
-        const struct pc_group *group = pc_master_group_of(master, &key);
+        const struct pc_group *group = pc_master_group_of_peer(master, peer, stall->key.subset);
         const bool concerned = everybody || (group != NULL && pc_master_in_group(other, group));
-        return concerned && (other->call != stall->kind || other->call_subset != stall->key.subset);
+        const bool there = stall->kind == PC_CALL_END_STEP ? pc_master_vote_of(other, stall->key.subset) != NULL
+                                                           : other->call == stall->kind;
+        return concerned && !there;
     }
     const struct pc_group *group = pc_master_group_of(master, &stall->key);
     if (group == NULL) return false;

@@ -417,6 +417,16 @@ static uint32_t in_the_way(struct pc_member *member, struct pc_member_group *gro
     }
 }
 
+/* Steps of different groups may end at the same time, by threads of their own. */
+static bool in_another(const struct pc_member *member, const struct pc_call *call) {
+    for (const struct pc_list *node = member->calls.next; node != &member->calls; node = node->next) {
+        const struct pc_call *other = PC_LIST_ENTRY(node, const struct pc_call, node);
+        const bool both_vote = call->kind == PC_CALL_END_STEP && other->kind == PC_CALL_END_STEP;
+        if (!both_vote || call->group == other->group) return true;
+    }
+    return false;
+}
+
 /* Why a joint call may not start now; NULL: it may. */
 static const char *obstacle(struct pc_member *member, struct pc_member_group *group, const struct pc_call *call,
                             pc_status *code) {
@@ -429,7 +439,7 @@ static const char *obstacle(struct pc_member *member, struct pc_member_group *gr
         *code = pcclInvalidUsage;
         return "a step is open; end it first";
     }
-    if (!pc_list_empty(&member->calls)) {
+    if (in_another(member, call)) {
         *code = pcclInvalidUsage;
         return "another joint call of this communicator is in progress on a different thread";
     }
@@ -548,6 +558,10 @@ void pc_member_view(const struct pc_member *member, struct pc_member_view *view)
         .member_count = (uint32_t)member->epoch.member_count,
         .lost = &member->lost,
     };
+}
+
+void pc_member_set_threads_free(struct pc_member *member, bool free) {
+    member->threads_free = free;
 }
 
 uint32_t pc_member_world_size(const struct pc_member *member, uint32_t group) {

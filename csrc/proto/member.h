@@ -62,6 +62,8 @@ uint32_t pc_member_groups(const struct pc_member *member, struct pc_group_view *
 pc_status pc_member_destroy_group(struct pc_member *member, uint32_t number, pc_error *error);
 /* Members of group that are not observers. */
 uint32_t pc_member_world_size(const struct pc_member *member, uint32_t group);
+/* Threads of the caller, other than those that wait in its calls, may make more: it does not count as blocked. */
+void pc_member_set_threads_free(struct pc_member *member, bool free);
 /* All-reduces posted and not completed. */
 uint32_t pc_member_ops_in_flight(const struct pc_member *member);
 void pc_member_stats(const struct pc_member *member, pcclStats_t *stats);

@@ -158,6 +158,7 @@ struct pc_member {
     uint64_t stall_ns; /* next report of blocked calls */
     const char *no_memory; /* for what, without which the run cannot go on for this peer; NULL: there was enough */
     bool stalled; /* the master believes that this peer is blocked */
+    bool threads_free; /* see pc_member_set_threads_free */
     pcclStats_t stats;
 };
 

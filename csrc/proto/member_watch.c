@@ -95,7 +95,7 @@ void pc_member_report_stalls(struct pc_member *member, uint64_t now_ns) {
     for (struct pc_list *node = member->calls.next; node != &member->calls && scan.count < STALLS_MAX;
          node = node->next) {
         const struct pc_call *call = PC_LIST_ENTRY(node, struct pc_call, node);
-        if (now_ns - call->posted_ns < STALL_NS) continue;
+        if (!call->blocking || now_ns - call->posted_ns < STALL_NS) continue;
         stalls[scan.count++] = (struct pc_stall){.kind = (uint8_t)call->kind,
                                                  .key = {.group = member->group.number, .subset = call->group},
                                                  .blocked_ms = (now_ns - call->posted_ns) / PC_NS_PER_MS};
@@ -104,7 +104,7 @@ void pc_member_report_stalls(struct pc_member *member, uint64_t now_ns) {
     member->stalled = scan.count > 0;
     struct state_list list;
     if (!posted_ops(member, NULL, &list)) return;
-    const struct pc_msg_stalled message = {member->heard, {stalls, scan.count}, {list.keys, list.key_count}};
+    const struct pc_msg_stalled message = {member->heard, member->threads_free, {stalls, scan.count}, {list.keys, list.key_count}};
     pc_member_tell_master(member, PC_MSG_STALLED, &message);
 }
 

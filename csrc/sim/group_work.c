@@ -43,7 +43,7 @@ void pc_group_start(struct pc_workload *workload, struct program *program) {
     pc_subset_free(program);
     pc_group_free(program);
     program->in_step = voted_on(workload, program->step);
-    program->voted = false;
+    program->voting = program->voted = false;
     program->operation_count = tags_of(workload, program->step);
     memset(program->operations, 0, sizeof program->operations);
     for (uint32_t tag = 0; tag < program->operation_count; tag++) {
@@ -83,8 +83,7 @@ void pc_group_vote(struct pc_workload *workload, struct program *program) {
     memset(&program->call, 0, sizeof program->call);
     program->call.kind = PC_CALL_END_STEP;
     program->call.vote = !program->step_failed;
-    program->state = WAIT_VOTE;
-    program->call_out = true;
+    program->voting = program->call_out = true;
     pc_workload_post(workload, program, &program->call);
 }
 
@@ -102,6 +101,7 @@ static void check_complete(struct pc_workload *workload, const struct program *p
 
 void pc_group_voted(struct pc_workload *workload, struct program *program) {
     const pc_status code = program->call.outcome.error.code;
+    program->voting = false;
     if (pc_workload_expelled(code)) {
         pc_workload_give_up(program);
         return;
@@ -121,7 +121,6 @@ void pc_group_voted(struct pc_workload *workload, struct program *program) {
     program->voted = code == pcclSuccess;
     if (program->voted) {
         check_complete(workload, program);
-        program->state = WAIT_OPERATIONS;
         pc_workload_go_on(workload, program);
     } else {
         post_all(workload, program);

@@ -126,7 +126,7 @@ static void post(struct pc_workload *workload, struct program *program, struct s
 static void start_work(struct pc_workload *workload, struct program *program, struct subset *subset) {
     const uint32_t index = index_of(program, subset), tag = TAGS_MAX + index;
     subset->working = true;
-    subset->rested = subset->voted = subset->failed = false;
+    subset->rested = subset->voting = subset->voted = subset->failed = false;
     subset->work = (struct operation){
         .draw = pc_operation_draw(workload, program->step, tag, subset->members.n),
         .step = program->step,
@@ -199,37 +199,41 @@ void pc_subset_ended(struct pc_workload *workload, struct program *program, stru
 
 /* Votes --------------------------------------------------------------------------------------------------------- */
 
-bool pc_subset_vote(struct pc_workload *workload, struct program *program) {
-    for (uint32_t i = 0; i < SUBSETS_MAX; i++) {
+void pc_subset_vote(struct pc_workload *workload, struct program *program) {
+    for (uint32_t i = 0; i < SUBSETS_MAX && program->state == WAIT_OPERATIONS; i++) {
         struct subset *subset = &program->subsets[i];
-        if (!subset->working || !subset->work.in_step || subset->voted) continue;
+        const bool complete = subset->working && subset->work.in_step && subset->work.done;
+        if (!complete || subset->voting || subset->voted) continue;
         const bool rests = !subset->rested && pc_world_below(workload->world, 3) == 0;
         subset->rested = true;
         if (rests) { /* others vote meanwhile, or die */
             pc_workload_rest(workload, program);
-            return true;
+            continue;
         }
-        memset(&program->call, 0, sizeof program->call);
-        program->call.kind = PC_CALL_END_STEP;
-        program->call.group = subset->number;
-        program->call.vote = !subset->failed;
-        program->voting = i;
-        program->state = WAIT_SUBSET_VOTE;
-        program->call_out = true;
-        pc_workload_post(workload, program, &program->call);
-        return true;
+        memset(&subset->vote, 0, sizeof subset->vote);
+        subset->vote.kind = PC_CALL_END_STEP;
+        subset->vote.group = subset->number;
+        subset->vote.vote = !subset->failed;
+        subset->voting = true;
+        pc_workload_post(workload, program, &subset->vote);
     }
-    return false;
 }
 
-void pc_subset_voted(struct pc_workload *workload, struct program *program) {
-    struct subset *subset = &program->subsets[program->voting];
-    const pc_error *error = &program->call.outcome.error;
+bool pc_subset_all_voted(const struct program *program) {
+    for (uint32_t i = 0; i < SUBSETS_MAX; i++) {
+        const struct subset *subset = &program->subsets[i];
+        if (subset->working && subset->work.in_step && !subset->voted) return false;
+    }
+    return true;
+}
+
+void pc_subset_voted(struct pc_workload *workload, struct program *program, struct subset *subset) {
+    const pc_error *error = &subset->vote.outcome.error;
+    subset->voting = false;
     if (pc_workload_expelled(error->code)) {
         pc_workload_give_up(program);
         return;
     }
-    program->state = WAIT_OPERATIONS;
     subset->voted = true;
     const bool commit = error->code == pcclSuccess;
     if (commit && subset->failed) {

@@ -194,16 +194,13 @@ void pc_workload_give_up(struct program *program) {
     program->left = true;
 }
 
-static bool all_done(const struct program *program) {
-    return pc_group_all_done(program) && pc_subset_all_done(program);
-}
-
-/* The vote of the whole group first: every program does it in this order. */
+/* Votes of the whole and of groups are cast as they come, as if each group had a thread of its own. */
 void pc_workload_go_on(struct pc_workload *workload, struct program *program) {
-    if (program->state != WAIT_OPERATIONS || !all_done(program)) return;
+    if (program->state == WAIT_OPERATIONS) pc_subset_vote(workload, program);
+    if (program->state != WAIT_OPERATIONS || !pc_group_all_done(program)) return;
     if (program->in_step && !program->voted) {
-        pc_group_vote(workload, program);
-    } else if (!pc_subset_vote(workload, program)) {
+        if (!program->voting) pc_group_vote(workload, program);
+    } else if (pc_subset_all_done(program) && pc_subset_all_voted(program)) {
         end_step(workload, program);
     }
 }
@@ -261,10 +258,8 @@ static void on_joint(struct pc_workload *workload, struct program *program) {
     }
     if (state == WAIT_SYNC) {
         on_synced(workload, program);
-    } else if (state == WAIT_VOTE) {
+    } else if (state == WAIT_OPERATIONS) {
         pc_group_voted(workload, program);
-    } else if (state == WAIT_SUBSET_VOTE) {
-        pc_subset_voted(workload, program);
     } else if (state == WAIT_GROUP && !pc_workload_expelled(code)) {
         if (pc_subset_made(workload, program)) {
             pc_group_start(workload, program);
@@ -307,6 +302,12 @@ static void operation_ended(struct pc_workload *workload, struct program *progra
     pc_group_ended(workload, program, (struct operation *)(void *)((char *)call - offsetof(struct operation, call)));
 }
 
+static void vote_ended(struct pc_workload *workload, struct program *program, const struct pc_call *call) {
+    for (uint32_t i = 0; i < SUBSETS_MAX; i++) {
+        if (call == &program->subsets[i].vote) pc_subset_voted(workload, program, &program->subsets[i]);
+    }
+}
+
 static void completed(void *context, struct pc_process *process, struct pc_call *call) {
     struct pc_workload *workload = context;
     struct program *program = call->user;
@@ -318,6 +319,8 @@ static void completed(void *context, struct pc_process *process, struct pc_call 
     }
     if (call->kind == PC_CALL_COLLECTIVE) {
         if (program->state == WAIT_OPERATIONS) operation_ended(workload, program, call);
+    } else if (call != &program->call) {
+        if (program->state == WAIT_OPERATIONS) vote_ended(workload, program, call);
     } else {
         on_joint(workload, program);
     }

@@ -21,7 +21,7 @@ enum {
 
 /* Named by what is waited for. */
 enum program_state { WAIT_START, WAIT_CONNECT, WAIT_PENDING, WAIT_UPDATE, WAIT_SYNC, WAIT_OPTIMIZE, WAIT_GROUP, WAIT_OPERATIONS,
-                     WAIT_VOTE, WAIT_SUBSET_VOTE, WAIT_DELAY, FINISHED };
+                     WAIT_DELAY, FINISHED };
 
 /* A group of some members, and what the program does in it in this step of its own. */
 struct subset {
@@ -31,6 +31,8 @@ struct subset {
     struct operation work;
     bool working; /* in this step */
     bool rested, voted, failed;
+    struct pc_call vote; /* cast while that of the whole, or another's, is out */
+    bool voting;
 };
 
 struct program {
@@ -43,9 +45,8 @@ struct program {
     struct member_list members; /* of the whole, at the end of the last event */
     struct operation operations[TAGS_MAX];
     uint32_t operation_count;
-    bool in_step, step_failed, voted; /* step consistency: one vote on all of its operations */
+    bool in_step, step_failed, voting, voted; /* step consistency: one vote on all of its operations */
     struct subset subsets[SUBSETS_MAX];
-    uint32_t voting; /* which of them, in WAIT_SUBSET_VOTE */
     struct pc_id_item asked[PC_WORLD_PROCESSES_MAX]; /* in WAIT_GROUP */
     struct member_list asked_members;
     uint32_t asked_count;
@@ -117,9 +118,10 @@ bool pc_subset_made(struct pc_workload *workload, struct program *program);
 void pc_subset_start(struct pc_workload *workload, struct program *program);
 void pc_subset_ended(struct pc_workload *workload, struct program *program, struct subset *subset);
 bool pc_subset_all_done(const struct program *program);
-/* Votes on the next step of a group that is complete; false: there is none. */
-bool pc_subset_vote(struct pc_workload *workload, struct program *program);
-void pc_subset_voted(struct pc_workload *workload, struct program *program);
+/* Votes on the steps of groups that are complete here. */
+void pc_subset_vote(struct pc_workload *workload, struct program *program);
+void pc_subset_voted(struct pc_workload *workload, struct program *program, struct subset *subset);
+bool pc_subset_all_voted(const struct program *program);
 bool pc_subset_untouched(const struct program *program);
 void pc_subset_free(struct program *program);
 

@@ -183,6 +183,7 @@ SCHEMA(stall)
 
 static const struct pc_field msg_stalled_fields[] = {
     FIELD(pc_msg_stalled, heard, PC_FIELD_U64),
+    FIELD(pc_msg_stalled, threads_free, PC_FIELD_U8),
     PART(pc_msg_stalled, calls, PC_FIELD_LIST, stall_schema),
     PART(pc_msg_stalled, started, PC_FIELD_LIST, op_key_schema),
 };

@@ -325,6 +325,7 @@ struct pc_stall {
 /* All that this peer's threads are blocked in; empty: no longer blocked. */
 struct pc_msg_stalled {
     uint64_t heard; /* messages of the master that this peer has taken: it knows of no more */
+    uint8_t threads_free; /* others of its threads may go on */
     struct pc_array calls; /* struct pc_stall */
     struct pc_array started; /* struct pc_op_key: all ops posted here and undecided */
 };
