@@ -23,7 +23,7 @@ from pccl.codec import Codec, Native, native_codec
 from pccl.config import milliseconds
 from pccl.errors import PCCLError, invalid_argument, unusable_buffer
 from pccl.handle import AsyncReduceHandle, CollectiveHandle
-from pccl.operand import Operand, operand, pair
+from pccl.operand import Operand, kind_of, operand, pair, plain_tensor
 from pccl.types import Algorithm, Collective, DataType, ReduceOp, Result
 
 if TYPE_CHECKING:
@@ -56,33 +56,9 @@ def reduce_op(op: ReduceOp | str, func_name: str = "all_reduce") -> ReduceOp:
         raise invalid_argument(func_name, f"unknown operation {op!r}") from None
 
 
-def _kind(tensor: Any) -> str:
-    """'bool', 'complex', or '' for what the core's data types name."""
-    dtype = getattr(tensor, "dtype", None)
-    if isinstance(tensor, np.ndarray):
-        return {"b": "bool", "c": "complex"}.get(tensor.dtype.kind, "")
-    name = str(dtype)
-    return "bool" if name == "torch.bool" else "complex" if name.startswith("torch.complex") else ""
-
-
-def _plain(tensor: Any, kind: str, func_name: str) -> Any:
-    """The same memory in a type that the core knows."""
-    if isinstance(tensor, np.ndarray):
-        if not tensor.flags.c_contiguous:
-            raise unusable_buffer(func_name, "the array is not contiguous in memory")
-        flat = tensor.reshape(-1)
-        return flat.view(np.uint8 if kind == "bool" else flat.real.dtype)
-    torch = sys.modules["torch"]
-    if tensor.layout != torch.strided:
-        raise unusable_buffer(func_name, f"the tensor is not dense (layout {tensor.layout})")
-    if tensor.is_conj():
-        raise unusable_buffer(func_name, "the tensor is conjugated lazily", hint="use tensor.resolve_conj()")
-    return tensor.view(torch.uint8) if kind == "bool" else torch.view_as_real(tensor)
-
-
 def _elements_each(tensor: Any) -> int:
     """Of the plain memory, for one of the tensor's."""
-    return 2 if _kind(tensor) == "complex" else 1
+    return 2 if kind_of(tensor) == "complex" else 1
 
 
 def block_counts(counts: Sequence[int] | None, func_name: str, *, each: int = 1) -> list[int] | None:
@@ -97,7 +73,7 @@ def block_counts(counts: Sequence[int] | None, func_name: str, *, each: int = 1)
 
 def plain_tensors(send: Any, recv: Any, op: ReduceOp | None, func_name: str) -> tuple[Any, Any, ReduceOp]:
     """The same memory and reduction in types that the core knows. ``op`` None: nothing is reduced."""
-    kinds = {_kind(tensor) for tensor in (send, recv) if tensor is not None}
+    kinds = {kind_of(tensor) for tensor in (send, recv) if tensor is not None}
     if len(kinds) > 1:
         raise unusable_buffer(func_name, "send and recv have different data types")
     kind = kinds.pop() if kinds else ""
@@ -110,8 +86,8 @@ def plain_tensors(send: Any, recv: Any, op: ReduceOp | None, func_name: str) -> 
         plain = _BOOL_OPS[op]
     if kind == "complex" and op not in (None, ReduceOp.SUM, ReduceOp.AVG):
         raise invalid_argument(func_name, f"{plain.name.lower()} is not defined for complex numbers")
-    source = None if send is None else _plain(send, kind, func_name)
-    out = source if recv is send else None if recv is None else _plain(recv, kind, func_name)
+    source = None if send is None else plain_tensor(send, "send", func_name)
+    out = source if recv is send else None if recv is None else plain_tensor(recv, "recv", func_name)
     return source, out, plain
 
 

@@ -44,6 +44,32 @@ def operand(tensor: Any, name: str, func_name: str, *, writable: bool) -> Operan
         raise
 
 
+def kind_of(tensor: Any) -> str:
+    """'bool', 'complex', or '' for what the core's data types name."""
+    if isinstance(tensor, np.ndarray):
+        return {"b": "bool", "c": "complex"}.get(tensor.dtype.kind, "")
+    name = str(getattr(tensor, "dtype", None))
+    return "bool" if name == "torch.bool" else "complex" if name.startswith("torch.complex") else ""
+
+
+def plain_tensor(tensor: Any, name: str, func_name: str) -> Any:
+    """The same memory in a type that the core knows: a bool is a byte, a complex number two floats."""
+    kind = kind_of(tensor)
+    if kind == "":
+        return tensor
+    if isinstance(tensor, np.ndarray):
+        if not tensor.flags.c_contiguous:
+            raise _not_contiguous(name, func_name, "numpy.ascontiguousarray makes a contiguous copy")
+        flat = tensor.reshape(-1)
+        return flat.view(np.uint8 if kind == "bool" else flat.real.dtype)
+    torch = sys.modules["torch"]
+    if tensor.layout != torch.strided:
+        raise unusable_buffer(func_name, f"{name} is not a plain dense tensor (layout {tensor.layout})")
+    if tensor.is_conj():
+        raise unusable_buffer(func_name, f"{name} is conjugated lazily", hint="use tensor.resolve_conj()")
+    return tensor.view(torch.uint8) if kind == "bool" else torch.view_as_real(tensor)
+
+
 def pair(send: Any, recv: Any, func_name: str, count: int | None, datatype: DataType | None) -> tuple[Operand, Operand]:
     """Both sides of a reduce. ``recv`` None or ``send`` itself: in place. A given ``datatype`` must be that of the
     memory; 16-bit integers pass as the bits of a 16-bit float, for programs whose arrays cannot say bfloat16."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pccl.errors import invalid_argument, unusable_buffer
-from pccl.operand import Operand, operand
+from pccl.operand import Operand, operand, plain_tensor
 from pccl.types import DataType, DeviceType
 
 
@@ -18,7 +18,7 @@ class TensorInfo:
     def __init__(self, tensor: Any, name: str, *, allow_content_inequality: bool = False) -> None:
         if not isinstance(name, str) or not name:
             raise invalid_argument("TensorInfo", f"a tensor's name must be a string that is not empty, not {name!r}")
-        made = operand(tensor, f"tensor {name!r}", "TensorInfo", writable=True)
+        made = self._memory(tensor, name, "TensorInfo")
         self._datatype, self._numel = made.datatype, made.count_elems
         self.tensor = tensor
         self.name = name
@@ -32,8 +32,14 @@ class TensorInfo:
     def from_numpy(cls, tensor: Any, name: str, *, allow_content_inequality: bool = False) -> TensorInfo:
         return cls(tensor, name, allow_content_inequality=allow_content_inequality)
 
+    @staticmethod
+    def _memory(tensor: Any, name: str, func_name: str) -> Operand:
+        what = f"tensor {name!r}"
+        return operand(plain_tensor(tensor, what, func_name), what, func_name, writable=True)
+
     @property
     def datatype(self) -> DataType:
+        """Of the memory: a bool is a byte there, a complex number two floats."""
         return self._datatype
 
     @property
@@ -42,13 +48,14 @@ class TensorInfo:
 
     @property
     def numel(self) -> int:
+        """Of ``datatype``."""
         return self._numel
 
     @property
     def operand(self) -> Operand:
         """The tensor's memory, which may be another than before (``parameter.data = ...``). Raises UnusableBufferError
         if the tensor is not what it was when this was made."""
-        now = operand(self.tensor, f"tensor {self.name!r}", "sync_shared_state", writable=True)
+        now = self._memory(self.tensor, self.name, "sync_shared_state")
         if (now.datatype, now.count_elems) != (self._datatype, self._numel):
             raise unusable_buffer(
                 "sync_shared_state",

@@ -672,6 +672,23 @@ def test_sync_sets_the_elected_revision(master):
     assert receiver == (13, [0.0] * 100, 0, 800)
 
 
+def test_flags_and_complex_numbers_are_synchronised(master):
+    torch = pytest.importorskip("torch")
+
+    def body(comm, index):
+        own = comm.rank == 0  # the one that has been there longest
+        flags = np.array([own, False, True])
+        points = np.full(5, 1j if own else 2.0, np.complex64)
+        mask = torch.tensor([False, own])
+        tensors = {"flags": flags, "points": points, "mask": mask}
+        comm.sync_shared_state(pccl.SharedState([pccl.TensorInfo(tensor, name) for name, tensor in tensors.items()]))
+        return [tensor.tolist() for tensor in tensors.values()]
+
+    assert run_peers(master, 2, body) == [[[True, False, True], [1j] * 5, [False, True]]] * 2
+    with pytest.raises(pccl.UnusableBufferError, match="tensor 'z' is not contiguous"):
+        pccl.TensorInfo(np.zeros((4, 4), complex).T, "z")
+
+
 def test_op_timeout_ends_a_call_that_nobody_joins(master):
     release = threading.Event()
 

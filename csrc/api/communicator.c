@@ -80,10 +80,11 @@ pcclResult_t pc_comm_check_connected(const pcclComm_t *comm, const char *phase) 
 pcclResult_t pc_comm_check_in_run(const pcclComm_t *comm, const char *phase) {
     PC_TRY(pc_comm_check_connected(comm, phase));
     pcclComm_t *own = pc_comm_of(comm);
+    pcclResult_t code = pcclSuccess;
     (void)pthread_mutex_lock(&own->lock);
-    const pc_error lost = own->view.connected ? (pc_error){0} : own->view.lost;
+    if (!own->view.connected) code = pc_fail_with(phase, &own->view.lost);
     (void)pthread_mutex_unlock(&own->lock);
-    return lost.code != pcclSuccess ? pc_fail_with(phase, &lost) : pcclSuccess;
+    return code;
 }
 
 /* Memory -------------------------------------------------------------------------------------------------------- */

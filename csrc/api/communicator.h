@@ -8,8 +8,8 @@
 
 #include "api/config.h"
 #include "api/failure.h"
-#include "io/loop.h"
 #include "api/waiters.h"
+#include "io/loop.h"
 #include "proto/member.h"
 
 struct pc_snapshot {
