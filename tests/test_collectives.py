@@ -434,6 +434,31 @@ def test_threads_that_have_ended_hide_no_deadlock(three):
     assert everywhere(three, wait_alone) == [["DeadlockError", True]] * 3
 
 
+def reduce_beside_a_topology_call(peer, rank, size):
+    comm = peer.comm
+    if rank == 1:
+        time.sleep(4)
+        comm.update_topology()
+        return None
+    thread = threading.Thread(target=comm.update_topology)
+    thread.start()
+    time.sleep(0.5)
+    start = time.monotonic()
+    message = ""
+    try:
+        comm.all_reduce(np.ones(5), op_timeout=1)
+    except pccl.OperationTimeoutError as error:
+        message = error.record.message
+    seconds = time.monotonic() - start
+    thread.join()
+    return ["could not begin" in message, seconds < 2.5]
+
+
+def test_what_waits_for_a_topology_call_keeps_to_its_limit():
+    with Cluster() as cluster:
+        assert everywhere(cluster.join(2), reduce_beside_a_topology_call) == [[True, True], None]
+
+
 def abort_step(peer, rank, size, how):
     comm = peer.comm
     seen = []

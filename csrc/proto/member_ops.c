@@ -422,6 +422,7 @@ void pc_member_post_collective(struct pc_member *member, struct pc_call *call, u
     if (group == NULL) {
         fail_post(member, call, pcclInvalidUsage, "there is no such group: it was destroyed, or made before this connection");
     } else if (group->frozen || member->topology_call) {
+        member->ops_due_ns = pc_min_u64(member->ops_due_ns, call->deadline_ns);
         pc_list_append(&member->queued, &call->node);
     } else {
         start_call(member, group, call, now_ns);
