@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
-from cluster import Cluster, RemoteError
+from cluster import Cluster, RemoteError, eventually
 from worker import digest
 
 import pccl
@@ -355,6 +356,10 @@ def reduce_directly(peer, count):
     peer.comm.all_reduce(np.ones(count, np.float32), algorithm="direct", op_timeout=6.0)
 
 
+def established(peer):
+    return sum(c.status == psutil.CONN_ESTABLISHED for c in psutil.Process(peer.pid).net_connections("tcp"))
+
+
 def test_who_ignores_credit_is_cut_off(mutated):
     """What one peer sends beyond its credit would pile up at a second one, which waits for a third."""
     with Cluster(PCCL_SHM="0", LD_LIBRARY_PATH=str(mutated)) as cluster:
@@ -364,8 +369,9 @@ def test_who_ignores_credit_is_cut_off(mutated):
         stopped.send_signal(signal.SIGSTOP)
         owner.start(reduce_directly, count=30_000_000)
         time.sleep(0.5)
+        before = established(owner)
         faulty.start(reduce_directly, count=30_000_000)
-        time.sleep(0.5)
+        eventually(lambda: established(owner) < before)
         stopped.send_signal(signal.SIGCONT)
         outcome = owner.outcome()
         assert isinstance(outcome, RemoteError)

@@ -443,7 +443,7 @@ def misuse(peer, rank, size):
     calls = {
         "unknown codec": lambda: comm.all_reduce(data, codec="int7"),
         "floating-point": lambda: comm.all_reduce(np.ones(4, "int32"), codec="int8"),
-        "blocks of 100": lambda: comm.all_reduce(data, codec=pccl.Codec("int8", block=100)),
+        "4096 elements, not 100": lambda: comm.all_reduce(data, codec=pccl.Codec("int8", block=100)),
         "not both": lambda: comm.all_reduce(data, codec="int8", quantization_options=pccl.QuantizationOptions()),
         "quantizes to integers": lambda: comm.all_reduce(
             data, quantization_options=pccl.QuantizationOptions(pccl.DataType.FLOAT)

@@ -398,7 +398,8 @@ pc_status pc_chunk_plan_init(struct pc_chunk_plan *plan, const struct pc_plan_re
     case PC_SCATTER: scatter(b); break;
     case PC_ALL_TO_ALL: all_to_all(b); break;
     case PC_SEND_RECV: pair(b, request->source, request->target, request->count, 0, 0); break;
-    case PC_COLLECTIVE_COUNT: return pcclInvalidArgument;
+    case PC_COLLECTIVE_COUNT:
+    default: return pcclInvalidArgument; /* 9 is none */
     }
     prove(plan);
     return pcclSuccess;
