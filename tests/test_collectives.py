@@ -416,6 +416,82 @@ def test_a_slow_thread_of_each_peer_is_no_deadlock():
         assert everywhere(cluster.join(2), wait_in_threads, late=4) == [["done"] * 2] * 2
 
 
+def produce_and_consume(peer, rank, size):
+    def produce():
+        for tag in (1, 2):
+            handles.append(peer.comm.send(np.full(5, float(tag)), 1 - rank, tag=tag, async_op=True))
+            time.sleep(4)
+
+    handles = []
+    thread = threading.Thread(target=produce)
+    thread.start()
+    data = np.zeros((2, 5))
+    for tag in (1, 2):
+        peer.comm.recv(data[tag - 1], 1 - rank, tag=tag)
+    thread.join()
+    for handle in handles:
+        handle.result()
+    return data[:, 0].tolist()
+
+
+def test_a_thread_that_only_posts_is_waited_for():
+    with Cluster() as cluster:
+        assert everywhere(cluster.join(2), produce_and_consume) == [[1.0, 2.0]] * 2
+
+
+def mismatch_and_go_on(peer, rank, size):
+    seen = []
+    time.sleep(3 if rank == 2 else 0)
+    peer.emit("posting")
+    for tag, count in ((1, 5 + (rank == 2)), (2, 5)):
+        data = np.ones(count)
+        try:
+            peer.comm.all_reduce(data, tag=tag)
+            seen.append(float(data[0]))
+        except pccl.PCCLError as error:
+            seen.append(type(error).__name__)
+    return seen
+
+
+def test_who_hears_late_of_an_abort_is_not_taken_for_blocked():
+    with Cluster() as cluster:
+        peers = cluster.join(3)
+        for rank, peer in enumerate(peers):
+            peer.start(mismatch_and_go_on, rank=rank, size=3)
+        time.sleep(2.7)
+        peers[0].send_signal(signal.SIGSTOP)
+        peers[2].event("posting")
+        time.sleep(3.2)
+        peers[0].send_signal(signal.SIGCONT)
+        assert [peer.wait() for peer in peers] == [["MismatchError", 3.0]] * 3
+
+
+def fail_receive_in_a_step(peer, rank, size, how):
+    comm, start = peer.comm, time.monotonic()
+    ended = ""
+    try:
+        with comm.step() as step:
+            if rank == 1 and how == "timeout":
+                with contextlib.suppress(pccl.OperationTimeoutError):
+                    comm.recv(np.ones(3), tag=9, op_timeout=0.5)
+            elif rank == 1:
+                handle = comm.recv(np.ones(3), tag=9, async_op=True)
+                time.sleep(0.3)
+                handle.cancel()
+            else:
+                comm.recv(np.ones(3), 1, tag=8)  # waits for what never comes
+    except pccl.StepAbortedError as error:
+        ended = type(error).__name__
+    data = np.ones(3)
+    comm.all_reduce(data)
+    return [ended, step.committed, time.monotonic() - start < 2.5, float(data[0])]
+
+
+@pytest.mark.parametrize("how", ["timeout", "cancel"])
+def test_a_receive_from_anybody_that_fails_fails_its_step(three, how):
+    assert everywhere(three, fail_receive_in_a_step, how=how) == [["StepAbortedError", False, True, 3.0]] * 3
+
+
 def wait_alone(peer, rank, size):
     # What a thread has done that has ended is forgotten.
     thread = threading.Thread(target=peer.comm.barrier)

@@ -265,6 +265,25 @@ def test_a_deadlock_is_found_though_others_are_busy(cluster):
     assert [answer["first"] for answer in cluster.call(peers[:2], reduce_in, name="ab", value=2)] == [4.0] * 2
 
 
+def chat(peer, rank, rounds):
+    for _ in range(rounds):
+        peer.comm.send(np.ones(3), 1, tag=5) if rank == 0 else peer.comm.recv(np.zeros(3), 0, tag=5)
+        time.sleep(0.2)
+
+
+def test_a_deadlock_is_found_though_others_get_on(cluster):
+    peers, _ = join(cluster, 4, them=[2, 3])
+    for rank in (0, 1):
+        peers[rank].start(chat, rank=rank, rounds=30)
+    start = time.monotonic()
+    for rank in (2, 3):
+        peers[rank].start(in_tag, name="them", tag=rank)
+    assert [peers[rank].outcome().type for rank in (2, 3)] == ["DeadlockError"] * 2
+    assert time.monotonic() - start < 5
+    for rank in (0, 1):
+        peers[rank].wait()
+
+
 def test_a_circle_of_groups_is_a_deadlock(cluster):
     lists = {"ab": [0, 1], "bc": [1, 2], "ca": [2, 0]}
     peers, _ = join(cluster, 3, **lists)

@@ -82,7 +82,10 @@ pcclResult_t pc_comm_check_in_run(const pcclComm_t *comm, const char *phase) {
     pcclComm_t *own = pc_comm_of(comm);
     pcclResult_t code = pcclSuccess;
     (void)pthread_mutex_lock(&own->lock);
-    if (!own->view.connected) code = pc_fail_with(phase, &own->view.lost);
+    if (!own->view.connected) {
+        code = pc_fail_with(phase, &own->view.lost);
+        if (code == pcclSuccess) code = pc_fail(phase, pcclInvalidUsage, "the communicator is not connected");
+    }
     (void)pthread_mutex_unlock(&own->lock);
     return code;
 }
@@ -96,7 +99,7 @@ static void free_comm(pcclComm_t *comm) {
         (void)pthread_cond_destroy(&request->finished);
         free(request);
     }
-    pc_waiters_fini(&comm->waiters);
+    pc_callers_fini(&comm->callers);
     pc_settings_fini(&comm->settings);
     (void)pthread_cond_destroy(&comm->any_done);
     (void)pthread_mutex_destroy(&comm->lock);
@@ -116,7 +119,7 @@ void pc_comm_unref_unlock(pcclComm_t *comm) {
 
 static bool same_view(const struct pc_snapshot *snapshot, const struct pc_member_view *view) {
     return snapshot->connected == view->connected && snapshot->epoch == view->epoch && snapshot->id == view->id &&
-           snapshot->incarnation == view->incarnation;
+           snapshot->incarnation == view->incarnation && snapshot->lost.code == view->lost->code;
 }
 
 /* Members come by id, so a group's ranks count up in that order. */

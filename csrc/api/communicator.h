@@ -8,7 +8,7 @@
 
 #include "api/config.h"
 #include "api/failure.h"
-#include "api/waiters.h"
+#include "api/callers.h"
 #include "io/loop.h"
 #include "proto/member.h"
 
@@ -30,7 +30,7 @@ struct pcclComm_t {
     pthread_mutex_t lock; /* of the next group */
     pthread_cond_t any_done; /* any request of one who waits for several; or the last runner has gone */
     uint32_t any_waiters;
-    struct pc_waiters waiters;
+    struct pc_callers callers;
     uint32_t refs; /* the handle, and each request in use */
     uint32_t open; /* requests that the machine has */
     uint32_t runners; /* threads that are about to run the loop, or do */

@@ -114,6 +114,7 @@ static bool is_known(const pcclComm_t *comm, uint32_t group) {
 pcclResult_t pcclBeginStep(pcclComm_t *comm, uint32_t group) {
     static const char phase[] = "begin_step";
     PC_TRY(pc_comm_check_in_run(comm, phase));
+    if (comm->settings.observer) return pc_fail(phase, pcclInvalidUsage, "an observer takes no part in steps");
     (void)pthread_mutex_lock(&comm->lock);
     const bool open = pc_step_is_open(comm, group), known = is_known(comm, group);
     void *items = comm->steps;

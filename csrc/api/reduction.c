@@ -195,7 +195,7 @@ static bool take_results(struct batch *batch) {
     bool any = false, taken = false;
     (void)pthread_mutex_lock(&batch->comm->lock);
     batch->comm->any_waiters++;
-    pc_waiters_enter(&batch->comm->waiters);
+    pc_callers_enter(&batch->comm->callers);
     for (;;) {
         bool ended = false;
         any = false;
@@ -209,7 +209,7 @@ static bool take_results(struct batch *batch) {
         (void)pc_wait_until(&batch->comm->any_done, &batch->comm->lock, pc_wait_deadline(250 * PC_NS_PER_MS));
     }
     batch->comm->any_waiters--;
-    pc_waiters_leave(&batch->comm->waiters, pc_loop_now());
+    pc_callers_leave(&batch->comm->callers, pc_loop_now());
     (void)pthread_mutex_unlock(&batch->comm->lock);
     for (size_t i = 0; i < batch->count; i++) {
         if (batch->open[i] == NULL || !pc_request_wait(batch->open[i], 0)) continue;

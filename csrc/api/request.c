@@ -180,7 +180,7 @@ void pc_request_mark_waiting(pcclComm_t *comm, uint64_t now_ns) {
         const bool between_slices = request->waited_ns != 0 && now_ns < request->waited_ns + SLICE_GAP_NS;
         if (request->posted) request->call.blocking = request->waiters > 0 || between_slices;
     }
-    const bool threads_free = pc_waiters_any_free(&comm->waiters, now_ns, SLICE_GAP_NS);
+    const bool threads_free = pc_callers_any_free(&comm->callers, now_ns, SLICE_GAP_NS);
     (void)pthread_mutex_unlock(&comm->lock);
     pc_member_set_threads_free(comm->member, threads_free);
 }
@@ -221,6 +221,7 @@ void pc_request_post(struct pcclRequest_t *request, bool awaited) {
     request->refs++; /* the machine's, until completion */
     comm->open++;
     request->posted = true;
+    if (request->call.kind != PC_CALL_CONNECT) pc_callers_note(&comm->callers, pc_loop_now());
     (void)pthread_mutex_unlock(&comm->lock);
     request->post.run = run_post;
     if (pc_loop_post(comm->loop, &request->post, awaited)) return;
@@ -263,12 +264,12 @@ bool pc_request_wait(struct pcclRequest_t *request, uint64_t timeout_ns) {
         bool in_time = true;
         const bool calls = request->call.kind != PC_CALL_CONNECT;
         request->waiters++;
-        if (calls) pc_waiters_enter(&comm->waiters);
+        if (calls) pc_callers_enter(&comm->callers);
         run_loop(request, deadline_ns);
         while (!request->done && in_time) in_time = pc_wait_until(&request->finished, &comm->lock, deadline_ns);
         request->waiters--;
         const uint64_t now_ns = pc_loop_now();
-        if (calls) pc_waiters_leave(&comm->waiters, now_ns);
+        if (calls) pc_callers_leave(&comm->callers, now_ns);
         if (!request->done) request->waited_ns = now_ns;
     }
     const bool done = request->done;

@@ -21,7 +21,10 @@ static pcclResult_t begin_connect(pcclComm_t *comm, struct pcclRequest_t **out) 
     PC_TRY(pc_comm_check(comm, phase));
     (void)pthread_mutex_lock(&comm->lock);
     const bool connected = comm->view.connected, busy = comm->connecting;
-    if (!connected && !busy) comm->connecting = true;
+    if (!connected && !busy) {
+        comm->connecting = true;
+        comm->step_count = 0; /* those of an earlier life ended with it */
+    }
     (void)pthread_mutex_unlock(&comm->lock);
     if (connected) return pc_fail(phase, pcclInvalidUsage, "the communicator is connected already");
     if (busy) return pc_fail(phase, pcclInvalidUsage, "another thread is connecting this communicator");
@@ -127,10 +130,6 @@ pcclResult_t pcclGetAttribute(const pcclComm_t *comm, pcclAttribute_t attribute,
     return pcclSuccess;
 }
 
-pcclResult_t pcclCheckInRun(const pcclComm_t *comm) {
-    return pc_comm_check_in_run(comm, "check_in_run");
-}
-
 pcclResult_t pcclGetMembers(const pcclComm_t *comm, pcclMember_t *members_out, size_t *count_inout) {
     static const char phase[] = "get_members";
     PC_TRY(pc_comm_check(comm, phase));
@@ -160,6 +159,22 @@ pcclResult_t pcclGetStats(const pcclComm_t *comm, pcclStats_t *stats_out) {
     memset(stats_out, 0, sizeof *stats_out);
     (void)pc_comm_run(pc_comm_of(comm), read_stats, stats_out); /* zeroes before the first connect */
     return pcclSuccess;
+}
+
+/* It may have been lost since the last call ended. */
+static void look(pcclComm_t *comm, void *argument, uint64_t now_ns) {
+    (void)argument;
+    (void)now_ns;
+    (void)pthread_mutex_lock(&comm->lock);
+    pc_comm_renew_view(comm);
+    (void)pthread_mutex_unlock(&comm->lock);
+}
+
+pcclResult_t pcclCheckInRun(const pcclComm_t *comm) {
+    static const char phase[] = "check_in_run";
+    PC_TRY(pc_comm_check_connected(comm, phase));
+    (void)pc_comm_run(pc_comm_of(comm), look, NULL);
+    return pc_comm_check_in_run(comm, phase);
 }
 
 static void abort_member(pcclComm_t *comm, void *argument, uint64_t now_ns) {

@@ -123,8 +123,8 @@ static pc_status handle(struct pc_master *master, struct pc_peer *peer, uint8_t 
     case PC_MSG_DONE: pc_master_done(master, peer, &message->done, now_ns); return pcclSuccess;
     case PC_MSG_OP_FAIL: pc_master_op_fail(master, peer, &message->fail); return pcclSuccess;
     case PC_MSG_STATE: pc_master_state(master, peer, &message->state); return pcclSuccess;
-    case PC_MSG_STALLED: pc_master_stalled(peer, &message->stalled); return pcclSuccess;
-    case PC_MSG_POSTED: pc_master_posted(peer, &message->posted); return pcclSuccess;
+    case PC_MSG_STALLED: return pc_master_stalled(peer, &message->stalled);
+    case PC_MSG_POSTED: return pc_master_posted(peer, &message->posted);
     case PC_MSG_LEAVE_GROUP: pc_master_leave_subset(master, peer, message->leave.subset); return pcclSuccess;
     case PC_MSG_PROBED: pc_master_probed(master, peer, &message->probed); return pcclSuccess;
     case PC_MSG_SYNC_READY: pc_master_sync_ready(master, peer, &message->ready); return pcclSuccess;

@@ -18,7 +18,7 @@ void pc_master_answer(struct pc_master *master, struct pc_peer *peer, uint64_t v
     peer->call = PC_CALL_NONE;
     peer->sync_id = 0;
     peer->sync_waited = false;
-    peer->stall_count = peer->stall_reports = 0;
+    pc_master_unblock(peer);
     pc_master_tell(master, peer, PC_MSG_CALL_RESULT, &result);
 }
 

@@ -24,9 +24,10 @@ static bool has_started(const struct pc_peer *peer, const struct pc_op_key *key)
     return false;
 }
 
-void pc_master_stalled(struct pc_peer *peer, const struct pc_msg_stalled *stalled) {
+pc_status pc_master_stalled(struct pc_peer *peer, const struct pc_msg_stalled *stalled) {
+    if (stalled->started.count > PC_OPS_MAX) return pcclProtocolError;
     /* What it waits for may be on its way. */
-    if (stalled->heard != peer->told && stalled->calls.count > 0) return;
+    if (stalled->heard != peer->told && stalled->calls.count > 0) return pcclSuccess;
     const struct pc_stall *calls = stalled->calls.items;
     peer->stall_count = 0;
     peer->answer_count = 0;
@@ -35,20 +36,24 @@ void pc_master_stalled(struct pc_peer *peer, const struct pc_msg_stalled *stalle
     }
     peer->stall_reports = peer->stall_count > 0 && !stalled->threads_free ? peer->stall_reports + 1 : 0;
     void *items = peer->started;
-    if (!pc_grow(&items, &peer->started_capacity, stalled->started.count, sizeof *peer->started)) return;
+    if (!pc_grow(&items, &peer->started_capacity, stalled->started.count, sizeof *peer->started)) return pcclSuccess;
     peer->started = items;
     peer->started_count = stalled->started.count;
     if (peer->started_count > 0) {
         memcpy(peer->started, stalled->started.items, peer->started_count * sizeof *peer->started);
     }
+    return pcclSuccess;
 }
 
-void pc_master_moved(struct pc_master *master, const struct pc_group *group) {
+void pc_master_unblock(struct pc_peer *peer) {
+    peer->stall_count = peer->stall_reports = 0;
+    peer->started_count = 0;
+    peer->answer_count = 0;
+}
+
+void pc_master_moved(struct pc_master *master, const struct pc_group *group, const struct pc_op_key *key) {
     PC_EACH_PEER(master, peer) {
-        if (!pc_master_in_group(peer, group)) continue;
-        peer->stall_count = peer->stall_reports = 0;
-        peer->started_count = 0;
-        peer->answer_count = 0;
+        if (key == NULL ? pc_master_in_group(peer, group) : pc_master_takes_part(peer, group, key)) pc_master_unblock(peer);
     }
 }
 
@@ -89,14 +94,16 @@ static void ask(struct pc_master *master) {
     }
 }
 
-void pc_master_posted(struct pc_peer *peer, const struct pc_msg_posted *posted) {
+pc_status pc_master_posted(struct pc_peer *peer, const struct pc_msg_posted *posted) {
     const struct pc_op_key *keys = posted->keys.items;
+    if (posted->keys.count > ANSWERS_MAX) return pcclProtocolError;
     for (uint32_t i = 0; i < posted->keys.count; i++) {
         struct pc_answer *answer = answer_of(peer, &keys[i]);
         if (answer == NULL) continue;
         answer->key.seq = keys[i].seq;
         answer->known = true;
     }
+    return pcclSuccess;
 }
 
 /* Wait-for graph ------------------------------------------------------------------------------------------------ */
@@ -198,6 +205,12 @@ static bool any_in_step(struct pc_master *master, const struct pc_group *group) 
     return false;
 }
 
+/* A receive from anybody has a key of its receiver alone. */
+static bool takes_part(const struct pc_peer *peer, const struct pc_group *group, const struct pc_op_key *key) {
+    const bool parked = key->channel == pc_channel_to(peer->id) && pc_master_in_group(peer, group);
+    return parked || pc_master_takes_part(peer, group, key);
+}
+
 /* Nothing that the stuck ones of this peer group wait for can come. */
 static void fail_stuck(struct pc_master *master, const struct pc_group *group) {
     pc_error error = {0};
@@ -217,17 +230,27 @@ static void fail_stuck(struct pc_master *master, const struct pc_group *group) {
     pc_error_hint(&error, "all peers of a group must make the same joint calls, and post the operations of a tag alike");
     PC_LOG(pcclLogWarn, "%s: %s", master->machine.name, error.message);
     const bool votes_last = any_in_step(master, group);
+    /* All keys before the first abort, with which the reports are out of date. */
+    uint32_t count = 0;
+    PC_EACH_PEER(master, peer) count += peer->stall_count;
+    struct pc_stall *stalls = pc_arena_alloc(&master->arena, count, sizeof *stalls);
+    if (stalls == NULL) return; /* the time limits of the calls end them */
+    count = 0;
     PC_EACH_PEER(master, peer) {
         if (!peer->stuck || peer->group != group->number) continue;
         for (uint32_t i = 0; i < peer->stall_count; i++) {
-            if (peer->stalls[i].kind != PC_CALL_COLLECTIVE) continue;
-            pc_master_abort_op(master, &peer->stalls[i].key, &error, peer->stalls[i].in_step != 0);
+            const struct pc_op_key *key = &peer->stalls[i].key;
+            const struct pc_group *of = pc_master_group_of(master, key);
+            const bool own = peer->stalls[i].kind == PC_CALL_COLLECTIVE && of != NULL && takes_part(peer, of, key);
+            if (own) stalls[count++] = peer->stalls[i];
         }
+    }
+    for (uint32_t i = 0; i < count; i++) pc_master_abort_op(master, &stalls[i].key, &error, stalls[i].in_step != 0);
+    PC_EACH_PEER(master, peer) {
+        if (!peer->stuck || peer->group != group->number) continue;
         pc_master_answer(master, peer, 0, &error);
         while (peer->vote_count > 0 && !votes_last) pc_master_vote_answer(master, peer, peer->votes[0].subset, &error);
-        peer->stall_count = peer->stall_reports = 0;
-        peer->started_count = 0;
-        peer->answer_count = 0;
+        pc_master_unblock(peer);
     }
 }
 

@@ -363,7 +363,7 @@ void pc_master_flip(struct pc_master *master, bool topology) {
         struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
         if (group->epoch == master->epoch) pc_master_forget_ops(master, group);
         if (group->broken) pc_master_end_broken(master, group);
-        pc_master_moved(master, group);
+        pc_master_moved(master, group, NULL);
     }
     forget_gone(master);
     drop_empty_groups(master);

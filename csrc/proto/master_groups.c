@@ -121,7 +121,7 @@ void pc_master_create_subset(struct pc_master *master, const struct pc_group *gr
         const bool in = pc_ids_hold(peer->wanted, peer->wanted_count, peer->id);
         pc_master_answer(master, peer, in ? number : 0, number != 0 ? NULL : &error);
     }
-    pc_master_moved(master, group);
+    pc_master_moved(master, group, NULL);
 }
 
 /* Ending -------------------------------------------------------------------------------------------------------- */

@@ -99,7 +99,9 @@ void pc_master_abort_op(struct pc_master *master, const struct pc_op_key *key, c
         /* A poisoned step is poisoned for all of the group, whoever took part in what failed first. */
         const bool concerned = group != NULL && (in_step ? pc_master_in_group(peer, group)
                                                          : pc_master_takes_part(peer, group, key));
-        if (concerned) pc_master_tell(master, peer, PC_MSG_VERDICT, &message);
+        if (!concerned) continue;
+        pc_master_tell(master, peer, PC_MSG_VERDICT, &message);
+        pc_master_unblock(peer);
     }
 }
 
@@ -132,7 +134,7 @@ static void one_done(struct pc_master *master, struct pc_peer *peer, struct pc_g
     if (op->done_count < needed || group->flushing) return;
     add_commit(master, &done->key);
     drop_op(master, op);
-    pc_master_moved(master, group);
+    pc_master_moved(master, group, &done->key);
 }
 
 void pc_master_done(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_done *done, uint64_t now_ns) {

@@ -345,10 +345,12 @@ bool pc_master_vote_is_split(const struct pc_master *master, const struct pc_gro
 void pc_master_end_broken(struct pc_master *master, struct pc_group *subset);
 /* master_deadlock.c --------------------------------------------------------------------------------------------- */
 /* What peer is blocked in. */
-void pc_master_stalled(struct pc_peer *peer, const struct pc_msg_stalled *stalled);
-void pc_master_posted(struct pc_peer *peer, const struct pc_msg_posted *posted);
-/* Something in group moved: what its members reported as blocked is out of date. */
-void pc_master_moved(struct pc_master *master, const struct pc_group *group);
+pc_status pc_master_stalled(struct pc_peer *peer, const struct pc_msg_stalled *stalled);
+pc_status pc_master_posted(struct pc_peer *peer, const struct pc_msg_posted *posted);
+/* What peer has reported is out of date. */
+void pc_master_unblock(struct pc_peer *peer);
+/* Something in group moved, for those that take part in key, or for all of it (NULL). */
+void pc_master_moved(struct pc_master *master, const struct pc_group *group, const struct pc_op_key *key);
 /* Fails the calls of a group whose members all wait for each other; asks them first for what it has to know. */
 void pc_master_find_deadlock(struct pc_master *master);
 

@@ -32,7 +32,7 @@ void pc_master_vote_answer(struct pc_master *master, struct pc_peer *peer, uint3
     struct pc_msg_call_result result = {.serial = vote->serial};
     if (error != NULL) result.error = pc_error_to_wire(error);
     *vote = peer->votes[--peer->vote_count];
-    peer->stall_count = peer->stall_reports = 0;
+    pc_master_unblock(peer);
     pc_master_tell(master, peer, PC_MSG_CALL_RESULT, &result);
 }
 
@@ -46,8 +46,20 @@ static void poison_step(struct pc_master *master, const struct pc_peer *peer, co
     pc_master_abort_op(master, &none, &error, true);
 }
 
+static void refuse(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_call *call, pc_status code,
+                   const char *why) {
+    pc_error error = {0};
+    pc_error_set(&error, code, "%s", why);
+    const struct pc_msg_call_result result = {.serial = call->serial, .error = pc_error_to_wire(&error)};
+    pc_master_tell(master, peer, PC_MSG_CALL_RESULT, &result);
+}
+
 void pc_master_vote(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_call *call, uint64_t now_ns) {
     const struct pc_group *group = pc_master_group_of_peer(master, peer, call->subset);
+    if (group != NULL && !pc_master_in_group(peer, group)) {
+        refuse(master, peer, call, pcclInvalidUsage, "this peer has no vote in that group");
+        return;
+    }
     const struct pc_vote vote = {
         .subset = call->subset,
         .serial = call->serial,
@@ -64,9 +76,7 @@ void pc_master_vote(struct pc_master *master, struct pc_peer *peer, const struct
         peer->votes = items;
         peer->votes[peer->vote_count++] = vote;
     } else {
-        const pc_error error = {.code = pcclNoMemory, .message = "the master has no memory for a vote"};
-        const struct pc_msg_call_result result = {.serial = call->serial, .error = pc_error_to_wire(&error)};
-        pc_master_tell(master, peer, PC_MSG_CALL_RESULT, &result);
+        refuse(master, peer, call, pcclNoMemory, "the master has no memory for a vote");
         return;
     }
     if (group == NULL) {
@@ -154,13 +164,16 @@ static void end_step(struct pc_master *master, struct pc_group *group) {
     judge_step(master, group, &error);
     const bool commit = error.code == pcclSuccess;
     if (!commit && !group->broken) {
+        const struct pc_op_key key = {.group = group->number, .subset = group->subset};
         group->flushing = true; /* nothing is in flight: all are here */
         pc_master_flip(master, false);
+        group = pc_master_group_of(master, &key);
+        if (group == NULL) return; /* it could not be planned anew, and was broken */
     }
     PC_EACH_PEER(master, peer) {
         if (pc_master_in_group(peer, group)) pc_master_vote_answer(master, peer, group->subset, commit ? NULL : &error);
     }
-    pc_master_moved(master, group);
+    pc_master_moved(master, group, NULL);
 }
 
 static bool all_voted(struct pc_master *master, const struct pc_group *group) {
@@ -196,8 +209,7 @@ void pc_master_end_broken(struct pc_master *master, struct pc_group *subset) {
 bool pc_master_vote_is_split(const struct pc_master *master, const struct pc_group *group) {
     size_t members = 0, votes = 0;
     PC_EACH_PEER(master, peer) {
-        if (peer->state != PC_PEER_MEMBER || peer->observer) continue;
-        if (group->subset == 0 ? peer->group != group->number : !pc_master_in_group(peer, group)) continue;
+        if (!pc_master_in_group(peer, group)) continue;
         members++;
         votes += pc_master_vote_of(peer, group->subset) != NULL;
     }

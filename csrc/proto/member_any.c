@@ -65,6 +65,17 @@ void pc_member_end_parked(struct pc_member *member, const struct pc_member_group
     }
 }
 
+bool pc_op_fail_parked(struct pc_member *member, struct pc_call *call, const pc_error *error) {
+    struct pc_member_group *group = pc_member_group(member, call->group);
+    bool parked = false;
+    for (struct pc_list *node = member->parked.next; node != &member->parked; node = node->next) parked |= node == &call->node;
+    if (!parked) return false;
+    const bool in_step = group != NULL && call->shape.consistency == PC_STEP;
+    if (in_step && group->step_poison.code == pcclSuccess) pc_member_fail_step(member, group, call->tag, error);
+    pc_member_end_parked(member, NULL, PC_PARKED_ONE, call, error);
+    return true;
+}
+
 void pc_op_parked_verdict(struct pc_member *member, const struct pc_member_group *group, const struct pc_op_key *key,
                           const pc_error *error) {
     for (struct pc_list *node = member->parked.next; node != &member->parked; node = node->next) {

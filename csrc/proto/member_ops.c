@@ -244,16 +244,14 @@ static bool refuse_poisoned(struct pc_member *member, struct pc_member_group *gr
     return true;
 }
 
-/* No operation of the step must wait for this one. */
-static void fail_step(struct pc_member *member, struct pc_member_group *group, struct pc_call *call, const pc_error *error) {
+void pc_member_fail_step(struct pc_member *member, struct pc_member_group *group, uint64_t number, const pc_error *error) {
     /* The operation has no place in the order of its tag; what had the next one may have been aborted already. */
-    const struct pc_op_key key = {.epoch = group->epoch, .tag = call->tag, .seq = UINT64_MAX, .group = group->number,
+    const struct pc_op_key key = {.epoch = group->epoch, .tag = number, .seq = UINT64_MAX, .group = group->number,
                                   .subset = group->subset};
     const struct pc_msg_op_fail message = {key, true, pc_error_to_wire(error)};
     group->step_poison = *error;
     member->poisoned = true;
     pc_member_tell_master(member, PC_MSG_OP_FAIL, &message);
-    pc_member_complete(member, call, error);
 }
 
 /* The verdict came before the post: the post gets it, and the operation is behind this peer. */
@@ -272,8 +270,8 @@ static bool consume_tombstone(struct pc_member *member, struct pc_member_group *
     }
     pc_op_offer(member, tag);
     member->stats.ops_aborted++;
-    if (call->shape.consistency == PC_STEP) fail_step(member, group, call, &error);
-    else pc_member_complete(member, call, &error);
+    if (call->shape.consistency == PC_STEP) pc_member_fail_step(member, group, call->tag, &error);
+    pc_member_complete(member, call, &error);
     return true;
 }
 
@@ -311,7 +309,8 @@ static void start_stale(struct pc_member *member, struct pc_member_group *group,
     pc_text_copy(error.phase, sizeof error.phase, pc_text_of(pc_collective_name(call->shape.collective)));
     if (refuse_poisoned(member, group, call)) return;
     if (call->shape.consistency == PC_STEP) {
-        fail_step(member, group, call, &error);
+        pc_member_fail_step(member, group, call->tag, &error);
+        pc_member_complete(member, call, &error);
         return;
     }
     if (call->shape.collective == PC_SEND_RECV) {

@@ -32,7 +32,6 @@ enum pc_member_role { PC_ROLE_CONTROL = 1, PC_ROLE_INBOUND, PC_ROLE_STRIPE };
 
 enum {
     PC_INBOUND_MAX = 64, /* unproved connections; beyond, the oldest goes */
-    PC_OPS_MAX = 4096, /* posted here at a time */
     PC_TAGS_MAX = 1 << 20, /* distinct tags within an epoch */
     PC_TAG_BUCKETS = 64,
     /* The eager part, and for all that the other end may have posted a READY and the request for one. */
@@ -215,6 +214,8 @@ uint64_t pc_member_links_deadline(const struct pc_member *member);
 /* member_ops.c -------------------------------------------------------------------------------------------------- */
 void pc_member_post_collective(struct pc_member *member, struct pc_call *call, uint64_t now_ns);
 void pc_member_start_queued(struct pc_member *member, uint64_t now_ns);
+/* Something of the step of group has failed that has no place in the order of its tag; the master is told. */
+void pc_member_fail_step(struct pc_member *member, struct pc_member_group *group, uint64_t number, const pc_error *error);
 /* Starts receives for which somebody has sent. */
 void pc_member_match_parked(struct pc_member *member, uint64_t now_ns);
 /* Ends parked receives: call, or all of them, or all of a step. */

@@ -145,6 +145,7 @@ static void name_awaited(const struct pc_op *op, char *out, size_t out_bytes) {
 static void tick_op(struct pc_op *op, void *context) {
     const uint64_t now_ns = *(const uint64_t *)context;
     struct pc_member *member = op->member;
+    /* One that is DECIDED may have been committed meanwhile: then the others take the abort for an old one. */
     if (op->phase == PC_OP_HELD || op->failed) return;
     if (op->call->deadline_ns > now_ns) {
         member->ops_due_ns = pc_min_u64(member->ops_due_ns, op->call->deadline_ns);
@@ -186,7 +187,7 @@ void pc_member_ops_tick(struct pc_member *member, uint64_t now_ns) {
     tick_queued(member, now_ns);
     for (struct pc_list *node = member->parked.next, *next; node != &member->parked; node = next) {
         next = node->next;
-        const struct pc_call *call = PC_LIST_ENTRY(node, struct pc_call, node);
+        struct pc_call *call = PC_LIST_ENTRY(node, struct pc_call, node);
         if (call->deadline_ns > now_ns) {
             member->ops_due_ns = pc_min_u64(member->ops_due_ns, call->deadline_ns);
             continue;
@@ -195,7 +196,7 @@ void pc_member_ops_tick(struct pc_member *member, uint64_t now_ns) {
         pc_error_set(&error, pcclTimeout, "nobody has sent anything with tag %llu to peer %llu within %llu ms",
                      (unsigned long long)call->tag, (unsigned long long)member->id,
                      (unsigned long long)((now_ns - call->posted_ns) / PC_NS_PER_MS));
-        pc_member_end_parked(member, NULL, PC_PARKED_ONE, call, &error);
+        (void)pc_op_fail_parked(member, call, &error);
     }
 }
 
@@ -214,7 +215,7 @@ void pc_member_cancel_collective(struct pc_member *member, struct pc_call *call,
     pc_error_set(&search.error, code, "%s with tag %llu was %s at peer %llu",
                  pc_collective_name(call->shape.collective), (unsigned long long)call->tag, why,
                  (unsigned long long)member->id);
-    pc_member_end_parked(member, NULL, PC_PARKED_ONE, call, &search.error);
+    if (pc_op_fail_parked(member, call, &search.error)) return;
     if (pc_list_linked(&call->node)) { /* queued: no other peer knows of it */
         pc_member_complete(member, call, &search.error);
         return;

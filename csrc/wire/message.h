@@ -17,6 +17,7 @@ enum pc_limits {
     PC_BULK_MAX = 4 << 20, /* one state block; segments are smaller */
     PC_ADDRESSES_MAX = 16,
     PC_STRIPES_MAX = 64,
+    PC_OPS_MAX = 4096, /* operations posted at a peer at a time */
     PC_EAGER_OP_BYTES = 64 << 10, /* payload a peer may send of one op before READY */
     PC_EAGER_FAR_BYTES = 512 << 10, /* the same at most, where READY takes long */
     PC_EAGER_LINK_BYTES = 1 << 20, /* and of all ops of a link, until the receiver has told that they have left it */
