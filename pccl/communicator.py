@@ -233,10 +233,11 @@ class Communicator(Collectives):
             self._check_no_step("all_reduce")
         limit_ms = milliseconds(op_timeout, "op_timeout")
         deadline = time.monotonic() + (limit_ms / 1000 if limit_ms else self._op_timeout_s)
+        limit = op_timeout
         while True:
             handle = self._start_all_reduce(
                 send, recv, op=op, tag=tag, codec=native_codec(codec, quantization_options, "all_reduce"),
-                residual=residual, weight=weight, scale=scale, algorithm=algorithm, op_timeout=op_timeout,
+                residual=residual, weight=weight, scale=scale, algorithm=algorithm, op_timeout=limit,
                 datatype=operand_descriptor.datatype if operand_descriptor is not None else None, awaited=True,
             )  # fmt: skip
             try:
@@ -244,7 +245,8 @@ class Communicator(Collectives):
                 return info
             except ConnectionError as error:
                 retryable = isinstance(error, PCCLError) and error.result in _RETRYABLE
-                if not retry or not retryable or time.monotonic() >= deadline:
+                limit = deadline - time.monotonic()
+                if not retry or not retryable or limit <= 0:
                     raise
 
     def all_reduce_async(
@@ -289,7 +291,8 @@ class Communicator(Collectives):
             while waiting or flying:
                 while waiting and len(flying) < max_in_flight:
                     descriptor = waiting.popleft()
-                    flying.append((descriptor, self._start_descriptor(descriptor)))
+                    left = max(0.001, deadline - time.monotonic())
+                    flying.append((descriptor, self._start_descriptor(descriptor, left)))
                 descriptor, handle = flying.popleft()
                 _, status, info = handle.wait()
                 total.tx_bytes += info.tx_bytes
@@ -361,15 +364,16 @@ class Communicator(Collectives):
         own = next((group for _, _, group, _, is_self, _ in members if is_self), None)
         return [member for member in members if member[2] == own and member[1] is not None]
 
-    def _start_descriptor(self, item: ReduceOpDescriptor) -> AsyncReduceHandle:
+    def _start_descriptor(self, item: ReduceOpDescriptor, op_timeout: float) -> AsyncReduceHandle:
         descriptor = item.descriptor
         operand = descriptor.operand_descriptor
         source, out = pair(item.send, item.recv, "all_reduce_multiple_with_retry", descriptor.count, operand.datatype)
         op = reduce_op(descriptor.op)
         codec = native_codec(None, descriptor.quantization_options, "all_reduce_multiple_with_retry")
         request = self._request(
-            Collective.ALL_REDUCE, source, out, source.count_elems, op=op, tag=descriptor.tag, codec=codec
-        )
+            Collective.ALL_REDUCE, source, out, source.count_elems, op=op, tag=descriptor.tag, codec=codec,
+            op_timeout=op_timeout,
+        )  # fmt: skip
         return AsyncReduceHandle(request, Collective.ALL_REDUCE, None)
 
 

@@ -492,6 +492,39 @@ def test_a_receive_from_anybody_that_fails_fails_its_step(three, how):
     assert everywhere(three, fail_receive_in_a_step, how=how) == [["StepAbortedError", False, True, 3.0]] * 3
 
 
+def retry_until_the_limit(peer, rank, size, how):
+    comm, start = peer.comm, time.monotonic()
+    if rank > 0:
+        peer.emit("busy")
+        time.sleep(20)
+    name = ""
+    x = np.ones(5, np.float32)
+    try:
+        if how == "retry":
+            comm.all_reduce(x, retry=True, op_timeout=3)
+        else:
+            operand = pccl.ReduceOperandDescriptor(pccl.DataType.FLOAT)
+            descriptor = pccl.ReduceDescriptor(5, pccl.ReduceOp.SUM, 0, operand, pccl.QuantizationOptions())
+            comm.all_reduce_multiple_with_retry([pccl.ReduceOpDescriptor.from_numpy(x, x, descriptor)])
+    except pccl.PCCLError as error:
+        name = type(error).__name__
+    return [name, time.monotonic() - start]
+
+
+@pytest.mark.parametrize("how", ["retry", "many"])
+def test_retries_keep_to_the_limit(how):
+    with Cluster(PCCL_OP_TIMEOUT="3") as cluster:
+        peers = cluster.join(3)
+        for rank, peer in enumerate(peers):
+            peer.start(retry_until_the_limit, rank=rank, size=3, how=how)
+        peers[1].event("busy")
+        time.sleep(2)
+        peers[2].kill()
+        name, seconds = peers[0].wait()
+        assert name in ("OperationTimeoutError", "RankConnectionLostError")
+        assert 2.5 < seconds < 4
+
+
 def wait_alone(peer, rank, size):
     # What a thread has done that has ended is forgotten.
     thread = threading.Thread(target=peer.comm.barrier)

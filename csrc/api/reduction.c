@@ -153,11 +153,13 @@ static void open_window(struct batch *batch) {
         open++;
         if (batch->open[i] != NULL) continue;
         const pcclReduceOpDescriptor_t *descriptor = &batch->descriptors[i];
+        const uint64_t now_ns = pc_loop_now(), left_ns = batch->deadline_ns > now_ns ? batch->deadline_ns - now_ns : 0;
         const struct reduce_args args = {
             .phase = "all_reduce_multiple_with_retry",
             .sendbuf = descriptor->sendbuf,
             .recvbuf = descriptor->recvbuf,
             .descriptor = &descriptor->descriptor,
+            .timeout_ms = (uint32_t)pc_min_u64(1 + left_ns / PC_NS_PER_MS, UINT32_MAX),
         };
         if (start_reduce(batch->comm, &args, &batch->open[i]) != pcclSuccess) {
             keep_failure(batch);
