@@ -427,7 +427,7 @@ def test_tensor_info_follows_its_tensor():
     other = pccl.TensorInfo(array, "a")
     array.resize(20, refcheck=False)
     with pytest.raises(pccl.UnusableBufferError, match=r"'a' had 10 elements of DOUBLE .* has 20 of DOUBLE now"):
-        other.operand.buffer.address  # noqa: B018
+        assert other.operand
 
 
 def test_shared_state_checks_its_tensors():
@@ -670,6 +670,45 @@ def test_sync_sets_the_elected_revision(master):
     (sender, receiver) = run_peers(master, 2, body)
     assert sender == (13, [0.0] * 100, 800, 0)
     assert receiver == (13, [0.0] * 100, 0, 800)
+
+
+def test_an_observer_has_no_vote(master):
+    seen = threading.Barrier(2, timeout=20)
+
+    def watch():
+        with pccl.Communicator(master, observer=True) as comm:
+            seen.wait()
+            with pytest.raises(pccl.InvalidUsageError, match="an observer takes no part in steps"), comm.step():
+                pass
+
+    with pccl.Communicator(master) as comm, ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(watch)
+        while not comm.are_peers_pending():
+            time.sleep(0.01)
+        comm.update_topology()
+        seen.wait()
+        watching.result(20)
+
+
+def test_a_loss_while_no_call_is_out_is_noticed():
+    with pccl.MasterNode("127.0.0.1:0") as node:
+        comm = pccl.Communicator(f"127.0.0.1:{node.port}")
+        comm.connect()
+        with comm.step():
+            pass
+
+    def is_lost():
+        try:
+            comm._core.check_in_run()
+        except pccl.MasterConnectionFailedError:
+            return True
+        return False
+
+    deadline = time.monotonic() + 20
+    while not is_lost() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert is_lost()
+    comm.close()
 
 
 def test_flags_and_complex_numbers_are_synchronised(master):

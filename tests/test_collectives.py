@@ -441,7 +441,7 @@ def test_a_thread_that_only_posts_is_waited_for():
 
 def mismatch_and_go_on(peer, rank, size):
     seen = []
-    time.sleep(3 if rank == 2 else 0)
+    time.sleep(4 if rank == 2 else 0)
     peer.emit("posting")
     for tag, count in ((1, 5 + (rank == 2)), (2, 5)):
         data = np.ones(count)
@@ -458,38 +458,36 @@ def test_who_hears_late_of_an_abort_is_not_taken_for_blocked():
         peers = cluster.join(3)
         for rank, peer in enumerate(peers):
             peer.start(mismatch_and_go_on, rank=rank, size=3)
-        time.sleep(2.7)
+        time.sleep(3.7)
         peers[0].send_signal(signal.SIGSTOP)
         peers[2].event("posting")
-        time.sleep(3.2)
+        time.sleep(3.7)
         peers[0].send_signal(signal.SIGCONT)
         assert [peer.wait() for peer in peers] == [["MismatchError", 3.0]] * 3
 
 
 def fail_receive_in_a_step(peer, rank, size, how):
     comm, start = peer.comm, time.monotonic()
-    ended = ""
-    try:
-        with comm.step() as step:
-            if rank == 1 and how == "timeout":
-                with contextlib.suppress(pccl.OperationTimeoutError):
-                    comm.recv(np.ones(3), tag=9, op_timeout=0.5)
-            elif rank == 1:
-                handle = comm.recv(np.ones(3), tag=9, async_op=True)
-                time.sleep(0.3)
-                handle.cancel()
-            else:
+    seconds = 0.0
+    with contextlib.suppress(pccl.StepAbortedError), comm.step() as step:
+        if rank == 1 and how == "timeout":
+            with contextlib.suppress(pccl.OperationTimeoutError):
+                comm.recv(np.ones(3), tag=9, op_timeout=0.5)
+        elif rank == 1:
+            comm.recv(np.ones(3), tag=9, async_op=True).cancel()
+        else:
+            with contextlib.suppress(pccl.PCCLError):
                 comm.recv(np.ones(3), 1, tag=8)  # waits for what never comes
-    except pccl.StepAbortedError as error:
-        ended = type(error).__name__
+            seconds = time.monotonic() - start
+        time.sleep(2 if rank == 1 else 0)  # the others know before it votes
     data = np.ones(3)
     comm.all_reduce(data)
-    return [ended, step.committed, time.monotonic() - start < 2.5, float(data[0])]
+    return [step.committed, seconds < 1.5, float(data[0])]
 
 
 @pytest.mark.parametrize("how", ["timeout", "cancel"])
 def test_a_receive_from_anybody_that_fails_fails_its_step(three, how):
-    assert everywhere(three, fail_receive_in_a_step, how=how) == [["StepAbortedError", False, True, 3.0]] * 3
+    assert everywhere(three, fail_receive_in_a_step, how=how) == [[False, True, 3.0]] * 3
 
 
 def retry_until_the_limit(peer, rank, size, how):

@@ -161,22 +161,31 @@ static void tick_op(struct pc_op *op, void *context) {
     pc_op_fail(op, &error);
 }
 
-/* No other peer knows of these yet. */
-static void tick_queued(struct pc_member *member, uint64_t now_ns) {
-    for (struct pc_list *node = member->queued.next, *next; node != &member->queued; node = next) {
+/* No other peer knows of it yet. */
+static void end_queued(struct pc_member *member, struct pc_call *call, uint64_t waited_ms) {
+    pc_error error = {.tag = call->tag};
+    pc_error_set(&error, pcclTimeout, "%s with tag %llu could not begin at peer %llu within %llu ms",
+                 pc_collective_name(call->shape.collective), (unsigned long long)call->tag,
+                 (unsigned long long)member->id, (unsigned long long)waited_ms);
+    pc_error_hint(&error, "it waited for a topology call of another thread, or for the removal of a peer");
+    pc_list_remove(&call->node);
+    pc_member_complete(member, call, &error);
+}
+
+static void end_parked(struct pc_member *member, struct pc_call *call, uint64_t waited_ms) {
+    pc_error error = {.tag = call->tag};
+    pc_error_set(&error, pcclTimeout, "nobody has sent anything with tag %llu to peer %llu within %llu ms",
+                 (unsigned long long)call->tag, (unsigned long long)member->id, (unsigned long long)waited_ms);
+    (void)pc_op_fail_parked(member, call, &error);
+}
+
+static void tick_calls(struct pc_member *member, struct pc_list *list, uint64_t now_ns,
+                       void (*end)(struct pc_member *member, struct pc_call *call, uint64_t waited_ms)) {
+    for (struct pc_list *node = list->next, *next; node != list; node = next) {
         next = node->next;
         struct pc_call *call = PC_LIST_ENTRY(node, struct pc_call, node);
-        if (call->deadline_ns > now_ns) {
-            member->ops_due_ns = pc_min_u64(member->ops_due_ns, call->deadline_ns);
-            continue;
-        }
-        pc_error error = {.tag = call->tag};
-        pc_error_set(&error, pcclTimeout, "%s with tag %llu could not begin at peer %llu within %llu ms",
-                     pc_collective_name(call->shape.collective), (unsigned long long)call->tag,
-                     (unsigned long long)member->id, (unsigned long long)((now_ns - call->posted_ns) / PC_NS_PER_MS));
-        pc_error_hint(&error, "it waited for a topology call of another thread, or for the removal of a peer");
-        pc_list_remove(node);
-        pc_member_complete(member, call, &error);
+        if (call->deadline_ns > now_ns) member->ops_due_ns = pc_min_u64(member->ops_due_ns, call->deadline_ns);
+        else end(member, call, (now_ns - call->posted_ns) / PC_NS_PER_MS);
     }
 }
 
@@ -184,20 +193,8 @@ void pc_member_ops_tick(struct pc_member *member, uint64_t now_ns) {
     if (member->ops_due_ns > now_ns) return;
     member->ops_due_ns = UINT64_MAX;
     pc_op_each(member, tick_op, &now_ns);
-    tick_queued(member, now_ns);
-    for (struct pc_list *node = member->parked.next, *next; node != &member->parked; node = next) {
-        next = node->next;
-        struct pc_call *call = PC_LIST_ENTRY(node, struct pc_call, node);
-        if (call->deadline_ns > now_ns) {
-            member->ops_due_ns = pc_min_u64(member->ops_due_ns, call->deadline_ns);
-            continue;
-        }
-        pc_error error = {.tag = call->tag};
-        pc_error_set(&error, pcclTimeout, "nobody has sent anything with tag %llu to peer %llu within %llu ms",
-                     (unsigned long long)call->tag, (unsigned long long)member->id,
-                     (unsigned long long)((now_ns - call->posted_ns) / PC_NS_PER_MS));
-        (void)pc_op_fail_parked(member, call, &error);
-    }
+    tick_calls(member, &member->queued, now_ns, end_queued);
+    tick_calls(member, &member->parked, now_ns, end_parked);
 }
 
 struct cancel_search {
