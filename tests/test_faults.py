@@ -186,7 +186,7 @@ def test_multiple_with_retry_reduces_every_buffer(cluster, max_in_flight):
     cluster.start(peers, retry_all, buffers=150, max_in_flight=max_in_flight)
     for peer in peers:
         peer.event("running")
-    time.sleep(0.1)
+    time.sleep(0.02)
     peers[2].kill()
     first, second = (peer.wait() for peer in peers[:2])
     assert first == second
