@@ -18,6 +18,7 @@ NAMES = {
     10: "votes on a step of a broken group count for some",
     11: "eager parts without end",
     12: "members that have not done the same in a step",
+    13: "a vote on a step that others gave up counts for their next",
 }
 SEEDS = 1500
 

@@ -4,6 +4,7 @@ library passes.
 One library is built with all of them; the environment variable MUTANT chooses which one a process has.
 """
 
+import contextlib
 import fcntl
 import re
 import signal
@@ -310,6 +311,29 @@ def broadcast_left_out(cluster):
     return wrong + ["a step was committed that is not the same for all"] * any(committed)
 
 
+def late_at_a_step(peer, late_s):
+    results = []
+    for value in (1.0, 2.0, 3.0):
+        if value == 2.0:
+            time.sleep(late_s)
+        x = np.full(1, value)
+        with contextlib.suppress(pccl.OperationTimeoutError, pccl.StepAbortedError):
+            with peer.comm.step():
+                peer.comm.broadcast(x)
+            results.append(x[0])
+    return results
+
+
+def late_vote(cluster):
+    """One comes to a step when the others have given up their votes on it."""
+    peers = [cluster.spawn(PCCL_OP_TIMEOUT="1") for _ in range(3)]
+    cluster.join_in_order(peers)
+    for peer, late_s in zip(peers, (0, 1.5, 0), strict=True):
+        peer.start(late_at_a_step, late_s=late_s)
+    results = [peer.wait(PATIENCE_S) for peer in peers]
+    return [] if results == [[1.0, 3.0]] * 3 else [f"steps {results}"]
+
+
 SCENARIOS = {
     1: one_end_complete,
     2: one_end_complete,
@@ -323,6 +347,7 @@ SCENARIOS = {
     10: vote_of_a_broken_group,
     11: far_ahead,
     12: broadcast_left_out,
+    13: late_vote,
 }
 
 

@@ -54,6 +54,7 @@ void pc_master_free_peer(struct pc_master *master, struct pc_peer *peer) {
     free(peer->wanted);
     free(peer->answers);
     free(peer->votes);
+    free(peer->owed);
     free(peer->flushed);
     free(peer);
 }
@@ -119,7 +120,7 @@ static pc_status handle(struct pc_master *master, struct pc_peer *peer, uint8_t 
     if (peer->state != PC_PEER_MEMBER) return pcclProtocolError;
     switch (type) {
     case PC_MSG_CALL: pc_master_call(master, peer, &message->call, now_ns); return pcclSuccess;
-    case PC_MSG_CALL_CANCEL: pc_master_call_cancel(master, peer, &message->cancel); return pcclSuccess;
+    case PC_MSG_CALL_CANCEL: pc_master_call_cancel(master, peer, &message->cancel, now_ns); return pcclSuccess;
     case PC_MSG_DONE: pc_master_done(master, peer, &message->done, now_ns); return pcclSuccess;
     case PC_MSG_OP_FAIL: pc_master_op_fail(master, peer, &message->fail); return pcclSuccess;
     case PC_MSG_STATE: pc_master_state(master, peer, &message->state); return pcclSuccess;

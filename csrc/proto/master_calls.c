@@ -46,8 +46,9 @@ void pc_master_call(struct pc_master *master, struct pc_peer *peer, const struct
     }
 }
 
-void pc_master_call_cancel(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_call_cancel *cancel) {
-    if (pc_master_vote_cancel(master, peer, cancel->serial)) return;
+void pc_master_call_cancel(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_call_cancel *cancel,
+                           uint64_t now_ns) {
+    if (pc_master_vote_cancel(master, peer, cancel->serial, now_ns)) return;
     if (peer->call == PC_CALL_NONE || peer->call_serial != cancel->serial) return;
     pc_error error = {.peer_id = peer->id};
     pc_error_set(&error, pcclCancelled, "peer %llu gave up its call of %s", (unsigned long long)peer->id,

@@ -46,20 +46,29 @@ static void freeze_group(struct pc_master *master, struct pc_group *group) {
     }
 }
 
-void pc_master_freeze(struct pc_master *master, const struct pc_peer *a, const struct pc_peer *b, const pc_error *cause,
-                      uint64_t now_ns) {
+static void begin_flush(struct pc_master *master, uint64_t now_ns) {
     if (!master->flushing) {
         master->flushing = true;
         master->flush_ns = now_ns;
     }
     master->flip_wanted = true;
+}
+
+void pc_master_flush(struct pc_master *master, struct pc_group *group, uint64_t now_ns) {
+    begin_flush(master, now_ns);
+    if (!group->flushing) freeze_group(master, group);
+}
+
+void pc_master_freeze(struct pc_master *master, const struct pc_peer *a, const struct pc_peer *b, const pc_error *cause,
+                      uint64_t now_ns) {
+    begin_flush(master, now_ns);
     for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next) {
         struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
         const bool both = group->number == a->group && group->number == b->group &&
                           (group->subset == 0 || (pc_master_listed(group, a->id) && pc_master_listed(group, b->id)));
         if (!both) continue;
         if (group->cause.code == pcclSuccess) group->cause = *cause;
-        if (!group->flushing) freeze_group(master, group);
+        pc_master_flush(master, group, now_ns);
     }
 }
 
@@ -108,7 +117,7 @@ void pc_master_state(struct pc_master *master, struct pc_peer *peer, const struc
     peer->freeze_waited--;
     const struct pc_op_key key = {.group = peer->group, .subset = state->subset};
     struct pc_group *group = pc_master_group_of(master, &key);
-    if (group != NULL && state->step_open) group->step_poisoned = true;
+    if (group != NULL && state->step_open) group->step_failed = true;
 }
 
 void pc_master_flush_tick(struct pc_master *master, uint64_t now_ns) {
@@ -283,7 +292,7 @@ static void describe_group(struct pc_master *master, const struct pc_group *grou
         .links = {group->links, (uint32_t)group->link_count},
         .rtt_us = group->rtt_us,
         .ring_only = group->ring_only,
-        .step_poisoned = group->step_poisoned || (group->flushing && pc_master_vote_is_split(master, group)),
+        .step_poisoned = group->step_failed,
         .cause = pc_error_to_wire(cause),
         .broken = group->broken,
     };
@@ -344,7 +353,7 @@ static void drop_empty_groups(struct pc_master *master) {
     for (struct pc_list *node = master->groups.next, *next; node != &master->groups; node = next) {
         next = node->next;
         struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
-        group->flushing = group->step_poisoned = group->replan = false;
+        group->flushing = group->replan = false;
         group->cause = (pc_error){0};
         bool used = false;
         PC_EACH_PEER(master, peer) {
@@ -358,11 +367,16 @@ static void drop_empty_groups(struct pc_master *master) {
 void pc_master_flip(struct pc_master *master, bool topology) {
     master->epoch++;
     plan_all(master);
+    for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next) {
+        struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
+        if (group->flushing) pc_master_step_flushed(master, group);
+    }
     send_epoch(master, topology);
     for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next) {
         struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
         if (group->epoch == master->epoch) pc_master_forget_ops(master, group);
         if (group->broken) pc_master_end_broken(master, group);
+        else pc_master_step_over(master, group);
         pc_master_moved(master, group, NULL);
     }
     forget_gone(master);

@@ -25,8 +25,7 @@ uint64_t pc_master_who_left(const struct pc_group *group, const struct pc_op_key
 
 /* Making -------------------------------------------------------------------------------------------------------- */
 
-/* "[1, 2, 3]", cut where there is no more room. */
-static void list_ids(const uint64_t *ids, size_t count, char *out, size_t out_bytes) {
+void pc_master_list_ids(const uint64_t *ids, size_t count, char *out, size_t out_bytes) {
     size_t used = (size_t)snprintf(out, out_bytes, "[");
     for (size_t i = 0; i < count; i++) {
         if (used + 32 > out_bytes) {
@@ -46,8 +45,8 @@ static bool same_list(const struct pc_peer *a, const struct pc_peer *b) {
 
 static void describe_mismatch(const struct pc_peer *a, const struct pc_peer *b, pc_error *error) {
     char first[300], second[300];
-    list_ids(a->wanted, a->wanted_count, first, sizeof first);
-    list_ids(b->wanted, b->wanted_count, second, sizeof second);
+    pc_master_list_ids(a->wanted, a->wanted_count, first, sizeof first);
+    pc_master_list_ids(b->wanted, b->wanted_count, second, sizeof second);
     error->peer_id = b->id;
     pc_error_set(error, pcclMismatch, "new_group: peer %llu asked for a group of the peers %s, peer %llu for %s",
                  (unsigned long long)a->id, first, (unsigned long long)b->id, second);
@@ -192,7 +191,7 @@ void pc_master_cause(struct pc_master *master, const struct pc_group *group, pc_
     const struct pc_peer *lost = group->lost == 0 ? NULL : pc_master_find(master, group->lost);
     const pc_error *why = lost != NULL ? &lost->why : &group->cause;
     char list[200];
-    list_ids(group->ids, group->n, list, sizeof list);
+    pc_master_list_ids(group->ids, group->n, list, sizeof list);
     *cause = *why;
     cause->code = pcclSuccess; /* set anew, with another text */
     cause->hint[0] = '\0';

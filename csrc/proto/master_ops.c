@@ -94,7 +94,8 @@ void pc_master_abort_op(struct pc_master *master, const struct pc_op_key *key, c
            (unsigned long long)key->seq, error->message);
     struct pc_verdict verdict = {*key, 0};
     const struct pc_msg_verdict message = {{&verdict, 1}, in_step, pc_error_to_wire(error)};
-    const struct pc_group *group = pc_master_group_of(master, key);
+    struct pc_group *group = pc_master_group_of(master, key);
+    if (group != NULL && in_step) group->step_failed = true;
     PC_EACH_PEER(master, peer) {
         /* A poisoned step is poisoned for all of the group, whoever took part in what failed first. */
         const bool concerned = group != NULL && (in_step ? pc_master_in_group(peer, group)

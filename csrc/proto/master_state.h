@@ -52,6 +52,12 @@ struct pc_vote {
     struct pc_step_sum step; /* what was posted */
 };
 
+/* Steps of a group that are over although the peer has not voted on them. */
+struct pc_owed {
+    uint32_t subset, steps;
+    uint64_t to; /* who gave up its vote on the last of them */
+};
+
 /* What a peer was asked about one tag. */
 struct pc_answer {
     struct pc_op_key key; /* seq: how many it has posted with that tag, once known */
@@ -100,6 +106,8 @@ struct pc_peer {
 
     struct pc_vote *votes; /* on its steps, not answered yet: one of each group at most */
     size_t vote_count, vote_capacity;
+    struct pc_owed *owed; /* votes; one entry for each group at most */
+    size_t owed_count, owed_capacity;
 
     uint32_t freeze_waited; /* STATEs that are awaited */
     struct pc_op_state *flushed; /* of its STATEs */
@@ -132,7 +140,8 @@ struct pc_group {
     size_t n, link_count, ids_capacity, ring_capacity, links_capacity;
     uint32_t rtt_us; /* longest of its links */
     bool ring_only; /* some pair has no link: nothing but the ring is sure to have all of its links */
-    bool step_poisoned; /* a step is open somewhere, and the epoch to come has lost a member */
+    bool step_failed; /* the step in progress, which is aborted when all have voted */
+    uint64_t given_up_by; /* who has given up its vote on it: it is over with the epoch to come; 0: nobody */
     bool flushing; /* its members are frozen; a new epoch of the group follows */
     pc_error cause; /* of that; code 0: nothing was lost */
     struct pc_ring_job *search; /* what its ring was searched for last, and found; NULL: there was nothing to search */
@@ -256,6 +265,8 @@ void pc_master_remove(struct pc_master *master, struct pc_peer *peer, const pc_e
 /* Freezes the groups that both belong to; the epoch follows when all of these have answered. */
 void pc_master_freeze(struct pc_master *master, const struct pc_peer *a, const struct pc_peer *b, const pc_error *cause,
                       uint64_t now_ns);
+/* The same for one group, whose members stay. */
+void pc_master_flush(struct pc_master *master, struct pc_group *group, uint64_t now_ns);
 void pc_master_state(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_state *state);
 /* Commits the epoch that is wanted, if nothing is awaited. topology: it answers update_topology. */
 void pc_master_try_flip(struct pc_master *master);
@@ -293,6 +304,8 @@ void pc_master_create_subset(struct pc_master *master, const struct pc_group *gr
 void pc_master_leave_subset(struct pc_master *master, const struct pc_peer *peer, uint32_t subset);
 /* Whether peer is one of a subset, dead or alive, and has not destroyed its end. */
 bool pc_master_listed(const struct pc_group *subset, uint64_t id);
+/* "[1, 2, 3]", cut where there is no more room. */
+void pc_master_list_ids(const uint64_t *ids, size_t count, char *out, size_t out_bytes);
 /* Of all the peers between which the operation is, one that has destroyed its end; 0: none. */
 uint64_t pc_master_who_left(const struct pc_group *group, const struct pc_op_key *key);
 /* For an epoch: whether it is broken, or has a new ring. True if its operations end here. */
@@ -316,7 +329,8 @@ void pc_master_ops_fini(struct pc_master *master);
 
 /* master_calls.c ------------------------------------------------------------------------------------------------ */
 void pc_master_call(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_call *call, uint64_t now_ns);
-void pc_master_call_cancel(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_call_cancel *cancel);
+void pc_master_call_cancel(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_call_cancel *cancel,
+                           uint64_t now_ns);
 pc_status pc_master_sync_offer(struct pc_master *master, struct pc_peer *peer, const struct pc_frame *frame,
                                struct pc_cursor meta, uint64_t now_ns);
 void pc_master_sync_ready(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_sync_ready *ready);
@@ -335,12 +349,13 @@ struct pc_vote *pc_master_vote_of(const struct pc_peer *peer, uint32_t subset);
 bool pc_master_anybody_votes(const struct pc_master *master);
 void pc_master_vote(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_call *call, uint64_t now_ns);
 /* False: there is no vote of this serial. */
-bool pc_master_vote_cancel(struct pc_master *master, struct pc_peer *peer, uint64_t serial);
+bool pc_master_vote_cancel(struct pc_master *master, struct pc_peer *peer, uint64_t serial, uint64_t now_ns);
 void pc_master_vote_answer(struct pc_master *master, struct pc_peer *peer, uint32_t subset, const pc_error *error);
 /* Ends the step of group if all have voted. */
 void pc_master_count_votes(struct pc_master *master, struct pc_group *group);
-/* Some members of group have voted, others have not. */
-bool pc_master_vote_is_split(const struct pc_master *master, const struct pc_group *group);
+/* group is flushed, and gets its epoch: what that means for its step, before the epoch is sent and after it. */
+void pc_master_step_flushed(struct pc_master *master, struct pc_group *group);
+void pc_master_step_over(struct pc_master *master, struct pc_group *group);
 /* The votes on a step of a subset that is broken: they count if all survivors have voted. */
 void pc_master_end_broken(struct pc_master *master, struct pc_group *subset);
 /* master_deadlock.c --------------------------------------------------------------------------------------------- */

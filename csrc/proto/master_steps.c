@@ -1,6 +1,7 @@
 /*
  * Votes on steps: of each group that it is in a peer may have cast one, whatever else it is in. When all of a group have,
- * the step is committed, or it is aborted for all.
+ * the step is committed, or it is aborted for all. When one gives up its vote the step is over for all at once: who has
+ * voted is told, and who has not owes a vote, which is answered alone when it comes.
  */
 #include "base/checked.h"
 #include "proto/master_state.h"
@@ -26,22 +27,29 @@ bool pc_master_anybody_votes(const struct pc_master *master) {
     return any;
 }
 
-void pc_master_vote_answer(struct pc_master *master, struct pc_peer *peer, uint32_t subset, const pc_error *error) {
-    struct pc_vote *vote = pc_master_vote_of(peer, subset);
-    if (vote == NULL) return;
-    struct pc_msg_call_result result = {.serial = vote->serial};
+/* error NULL: success. The next step of the peer begins as failed if next_failed. */
+static void tell_result(struct pc_master *master, struct pc_peer *peer, uint64_t serial, const pc_error *error,
+                        bool next_failed) {
+    struct pc_msg_call_result result = {.serial = serial, .value = next_failed};
     if (error != NULL) result.error = pc_error_to_wire(error);
-    *vote = peer->votes[--peer->vote_count];
     pc_master_unblock(peer);
     pc_master_tell(master, peer, PC_MSG_CALL_RESULT, &result);
 }
 
-/* peer has voted against its step: the others may be waiting in it for what will not come, and must not wait longer. */
-static void poison_step(struct pc_master *master, const struct pc_peer *peer, const struct pc_group *group) {
+void pc_master_vote_answer(struct pc_master *master, struct pc_peer *peer, uint32_t subset, const pc_error *error) {
+    struct pc_vote *vote = pc_master_vote_of(peer, subset);
+    if (vote == NULL) return;
+    const uint64_t serial = vote->serial;
+    *vote = peer->votes[--peer->vote_count];
+    tell_result(master, peer, serial, error, false);
+}
+
+/* The others may be waiting in the step for what will not come, and must not wait longer. */
+static void poison_step(struct pc_master *master, const struct pc_peer *peer, const struct pc_group *group, const char *what) {
     /* Not an operation of anybody: none has so high a number. */
     const struct pc_op_key none = {.epoch = group->epoch, .seq = UINT64_MAX, .group = group->number, .subset = group->subset};
     pc_error error = {.peer_id = peer->id};
-    pc_error_set(&error, pcclStepAborted, "peer %llu has voted against the step", (unsigned long long)peer->id);
+    pc_error_set(&error, pcclStepAborted, "peer %llu %s", (unsigned long long)peer->id, what);
     pc_error_hint(&error, "nothing of the step counts at any peer; do it again");
     pc_master_abort_op(master, &none, &error, true);
 }
@@ -50,14 +58,42 @@ static void refuse(struct pc_master *master, struct pc_peer *peer, const struct 
                    const char *why) {
     pc_error error = {0};
     pc_error_set(&error, code, "%s", why);
-    const struct pc_msg_call_result result = {.serial = call->serial, .error = pc_error_to_wire(&error)};
-    pc_master_tell(master, peer, PC_MSG_CALL_RESULT, &result);
+    tell_result(master, peer, call->serial, &error, false);
+}
+
+/* NULL: there is none, or no memory for one. */
+static struct pc_owed *owed_by(struct pc_peer *peer, uint32_t subset, bool create) {
+    for (size_t i = 0; i < peer->owed_count; i++) {
+        if (peer->owed[i].subset == subset) return &peer->owed[i];
+    }
+    void *items = peer->owed;
+    if (!create || !pc_grow(&items, &peer->owed_capacity, peer->owed_count + 1, sizeof *peer->owed)) return NULL;
+    peer->owed = items;
+    peer->owed[peer->owed_count] = (struct pc_owed){.subset = subset};
+    return &peer->owed[peer->owed_count++];
+}
+
+/* A vote on a step that is over for the others. */
+static void take_late(struct pc_master *master, struct pc_peer *peer, const struct pc_group *group, uint64_t serial,
+                      struct pc_owed *owed) {
+    pc_error error = {.peer_id = owed->to};
+    pc_error_set(&error, pcclStepAborted, "the step was aborted: peer %llu gave up waiting for the vote of this one",
+                 (unsigned long long)owed->to);
+    pc_error_hint(&error, "nothing of the step counts at any peer; do it again, or raise PCCL_OP_TIMEOUT");
+    owed->steps--;
+    /* What fails this peer's next step may have been said already, when it was in this one. */
+    tell_result(master, peer, serial, &error, owed->steps > 0 || group->step_failed);
 }
 
 void pc_master_vote(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_call *call, uint64_t now_ns) {
     const struct pc_group *group = pc_master_group_of_peer(master, peer, call->subset);
     if (group != NULL && !pc_master_in_group(peer, group)) {
         refuse(master, peer, call, pcclInvalidUsage, "this peer has no vote in that group");
+        return;
+    }
+    struct pc_owed *owed = owed_by(peer, call->subset, false);
+    if (group != NULL && owed != NULL && owed->steps > 0 && !PC_MUTANT(PC_MUTANT_LATE_VOTE)) {
+        take_late(master, peer, group, call->serial, owed);
         return;
     }
     const struct pc_vote vote = {
@@ -83,24 +119,81 @@ void pc_master_vote(struct pc_master *master, struct pc_peer *peer, const struct
         const pc_error error = {.code = pcclRankConnectionLost, .message = "the group is broken"};
         pc_master_vote_answer(master, peer, call->subset, &error);
     } else if (!vote.yes) {
-        poison_step(master, peer, group);
+        poison_step(master, peer, group, "has voted against the step");
     }
 }
 
-bool pc_master_vote_cancel(struct pc_master *master, struct pc_peer *peer, uint64_t serial) {
+/* Giving up ----------------------------------------------------------------------------------------------------- */
+
+/*
+ * The others are in the step or before it, so it is over for all only with an epoch: what is in flight in the old one ends
+ * alike everywhere. All that needs memory is done first.
+ */
+static void give_up(struct pc_master *master, struct pc_peer *peer, struct pc_group *group, uint64_t now_ns) {
+    if (group->given_up_by != 0) return;
+    PC_EACH_PEER(master, member) {
+        if (!pc_master_in_group(member, group) || owed_by(member, group->subset, true) != NULL) continue;
+        pc_error why = {.peer_id = peer->id};
+        pc_error_set(&why, pcclNoMemory, "the master has no memory to end a step that peer %llu has given up",
+                     (unsigned long long)peer->id);
+        pc_master_remove(master, peer, &why, true, now_ns);
+        return;
+    }
+    poison_step(master, peer, group, "gave up its vote on the step");
+    group->given_up_by = peer->id;
+    pc_master_flush(master, group, now_ns);
+}
+
+bool pc_master_vote_cancel(struct pc_master *master, struct pc_peer *peer, uint64_t serial, uint64_t now_ns) {
     for (size_t i = 0; i < peer->vote_count; i++) {
         if (peer->votes[i].serial != serial) continue;
-        const uint32_t subset = peer->votes[i].subset;
-        const struct pc_group *group = pc_master_group_of_peer(master, peer, subset);
-        pc_error error = {.peer_id = peer->id};
-        pc_error_set(&error, pcclCancelled, "peer %llu gave up its call of %s", (unsigned long long)peer->id,
-                     pc_call_name(PC_CALL_END_STEP));
-        pc_master_vote_answer(master, peer, subset, &error);
-        /* It is against. After the answer, so that its next step fails too: that one's vote ends the others' step. */
-        if (group != NULL) poison_step(master, peer, group);
+        struct pc_group *group = pc_master_group_of_peer(master, peer, peer->votes[i].subset);
+        if (group != NULL) give_up(master, peer, group, now_ns);
         return true;
     }
     return false;
+}
+
+/*
+ * Some have voted on a step, others are not there yet. What the former did in it is complete only with the members of
+ * before (it needed nothing from the others), so the latter must not do it with those of after.
+ */
+static bool is_split(const struct pc_master *master, const struct pc_group *group) {
+    size_t members = 0, votes = 0;
+    PC_EACH_PEER(master, peer) {
+        if (!pc_master_in_group(peer, group)) continue;
+        members++;
+        votes += pc_master_vote_of(peer, group->subset) != NULL;
+    }
+    return votes > 0 && votes < members;
+}
+
+void pc_master_step_flushed(struct pc_master *master, struct pc_group *group) {
+    if (group->given_up_by != 0) group->step_failed = false; /* it is that of the next step now */
+    else if (is_split(master, group)) group->step_failed = true;
+}
+
+void pc_master_step_over(struct pc_master *master, struct pc_group *group) {
+    if (group->given_up_by == 0) return;
+    uint64_t *late = pc_arena_alloc(&master->arena, group->n, sizeof *late);
+    size_t late_count = 0;
+    PC_EACH_PEER(master, peer) {
+        if (!pc_master_in_group(peer, group) || pc_master_vote_of(peer, group->subset) != NULL) continue;
+        struct pc_owed *owed = owed_by(peer, group->subset, false);
+        owed->steps++;
+        owed->to = group->given_up_by;
+        if (late != NULL) late[late_count++] = peer->id;
+    }
+    char list[200];
+    pc_master_list_ids(late, late_count, list, sizeof list);
+    pc_error error = {.peer_id = late_count > 0 ? late[0] : 0};
+    pc_error_set(&error, pcclStepAborted, "the step was aborted: peer %llu gave up its vote on it; not voted: peers %s",
+                 (unsigned long long)group->given_up_by, list);
+    pc_error_hint(&error, "nothing of the step counts at any peer; do it again, or raise PCCL_OP_TIMEOUT");
+    PC_EACH_PEER(master, peer) {
+        if (pc_master_in_group(peer, group)) pc_master_vote_answer(master, peer, group->subset, &error);
+    }
+    group->given_up_by = 0;
 }
 
 /* Counting ------------------------------------------------------------------------------------------------------ */
@@ -163,6 +256,7 @@ static void end_step(struct pc_master *master, struct pc_group *group) {
     pc_error error;
     judge_step(master, group, &error);
     const bool commit = error.code == pcclSuccess;
+    group->step_failed = false;
     if (!commit && !group->broken) {
         const struct pc_op_key key = {.group = group->number, .subset = group->subset};
         group->flushing = true; /* nothing is in flight: all are here */
@@ -200,18 +294,4 @@ void pc_master_end_broken(struct pc_master *master, struct pc_group *subset) {
         if (!pc_master_in_group(peer, subset)) continue;
         pc_master_vote_answer(master, peer, subset->subset, PC_MUTANT(PC_MUTANT_HALF_VOTE) ? NULL : &error);
     }
-}
-
-/*
- * Some have voted on a step, others are not there yet. What the former did in it is complete only with the members of
- * before (it needed nothing from the others), so the latter must not do it with those of after.
- */
-bool pc_master_vote_is_split(const struct pc_master *master, const struct pc_group *group) {
-    size_t members = 0, votes = 0;
-    PC_EACH_PEER(master, peer) {
-        if (!pc_master_in_group(peer, group)) continue;
-        members++;
-        votes += pc_master_vote_of(peer, group->subset) != NULL;
-    }
-    return votes > 0 && votes < members;
 }

@@ -168,7 +168,7 @@ static struct pc_call *find_call(const struct pc_member *member, uint64_t serial
     return NULL;
 }
 
-static void end_step(struct pc_member *member, const struct pc_call *call, pc_error *error) {
+static void end_step(struct pc_member *member, const struct pc_call *call, bool next_failed, pc_error *error) {
     struct pc_member_group *group = pc_member_group(member, call->group);
     if (group == NULL) return;
     /* This end knows best why. */
@@ -180,6 +180,7 @@ static void end_step(struct pc_member *member, const struct pc_call *call, pc_er
         pc_error_set(error, pcclStepAborted, "the step was aborted: %s: %s", pc_status_name(cause->code), cause->message);
     }
     pc_member_end_step(group);
+    if (next_failed) group->step_poison = *error;
 }
 
 /* A group that the caller gave up before it was made is destroyed: nobody would ever use it. */
@@ -194,15 +195,25 @@ static void take_group(struct pc_member *member, struct pc_call *call, const str
     *error = call->outcome.error;
 }
 
+/* A call that was given up keeps the record that says so; what the master knows of it goes along. */
+static void keep_own(const pc_error *own, pc_error *error) {
+    char why[sizeof error->message] = "";
+    if (error->code != pcclCancelled) pc_text_copy(why, sizeof why, pc_text_of(error->message));
+    const uint64_t peer_id = error->peer_id;
+    *error = *own;
+    const size_t used = strlen(error->message);
+    if (why[0] != '\0') (void)snprintf(error->message + used, sizeof error->message - used, ": %s", why);
+    if (error->peer_id == 0) error->peer_id = peer_id;
+}
+
 static void on_call_result(struct pc_member *member, const struct pc_msg_call_result *result, uint64_t now_ns) {
     struct pc_call *call = find_call(member, result->serial);
     if (call == NULL) return;
     pc_error error;
     pc_error_from_wire(&result->error, &error);
-    /* A cancelled call keeps the record that says why; the master only confirms that nothing more will come. */
-    if (error.code != pcclSuccess && call->outcome.error.code != pcclSuccess) error = call->outcome.error;
+    if (call->kind == PC_CALL_END_STEP) end_step(member, call, result->value != 0, &error);
+    if (error.code != pcclSuccess && call->outcome.error.code != pcclSuccess) keep_own(&call->outcome.error, &error);
     if (call->kind == PC_CALL_SYNC_STATE) pc_member_sync_end(member, error.code == pcclSuccess);
-    if (call->kind == PC_CALL_END_STEP) end_step(member, call, &error);
     if (call->kind == PC_CALL_CREATE_GROUP) take_group(member, call, result, &error);
     if (error.code == pcclSuccess) {
         if (call->kind == PC_CALL_PEERS_PENDING) call->outcome.pending = result->value != 0;

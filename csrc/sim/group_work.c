@@ -27,6 +27,18 @@ static void post(struct pc_workload *workload, struct program *program, struct o
     pc_operation_post(workload, program, op, &members);
 }
 
+/* It comes to the step when others may have given up their votes on it, once or more often. */
+static bool comes_late(const struct pc_workload *workload, const struct program *program) {
+    const uint64_t bits = pc_workload_mix(workload->config.seed, program->step, 800 + program->slot);
+    return program->in_step && program->operations[0].attempt == 0 && bits % 6 == 0;
+}
+
+uint64_t pc_group_vote_limit(const struct pc_workload *workload, const struct program *program, const struct operation *op) {
+    const uint64_t which = (uint64_t)op->tag << 16 | (uint64_t)op->attempt << 8 | program->slot;
+    const bool gives_up = op->attempt < 3 && pc_workload_mix(workload->config.seed ^ 0x901, op->step, which) % 4 == 0;
+    return gives_up ? PC_NS_PER_MS : 0;
+}
+
 static void post_all(struct pc_workload *workload, struct program *program) {
     program->state = WAIT_OPERATIONS;
     program->step_failed = false;
@@ -57,7 +69,10 @@ void pc_group_start(struct pc_workload *workload, struct program *program) {
     }
     program->state = WAIT_OPERATIONS;
     pc_subset_start(workload, program);
-    if (program->state == WAIT_OPERATIONS) post_all(workload, program);
+    if (program->state != WAIT_OPERATIONS) return;
+    program->late = comes_late(workload, program);
+    if (program->late) pc_workload_rest(workload, program);
+    else post_all(workload, program);
 }
 
 void pc_group_free(struct program *program) {
@@ -83,6 +98,7 @@ void pc_group_vote(struct pc_workload *workload, struct program *program) {
     memset(&program->call, 0, sizeof program->call);
     program->call.kind = PC_CALL_END_STEP;
     program->call.vote = !program->step_failed;
+    program->call.timeout_ns = pc_group_vote_limit(workload, program, &program->operations[0]);
     program->voting = program->call_out = true;
     pc_workload_post(workload, program, &program->call);
 }
@@ -106,7 +122,8 @@ void pc_group_voted(struct pc_workload *workload, struct program *program) {
         pc_workload_give_up(program);
         return;
     }
-    if (code != pcclSuccess && code != pcclStepAborted) {
+    const bool usual = code == pcclSuccess || code == pcclStepAborted || (code == pcclTimeout && program->call.timeout_ns > 0);
+    if (!usual) {
         pc_workload_violate(workload, "L7: unexpected %s of a vote at peer %u: %s", pc_status_name(code), program->slot,
                             program->call.outcome.error.message);
         return;
@@ -128,6 +145,11 @@ void pc_group_voted(struct pc_workload *workload, struct program *program) {
 }
 
 void pc_group_rested(struct pc_workload *workload, struct program *program) {
+    if (program->late) {
+        program->late = false;
+        post_all(workload, program);
+        return;
+    }
     for (uint32_t i = 0; i < program->operation_count; i++) {
         pc_operation_rested(workload, program, &program->operations[i]);
     }

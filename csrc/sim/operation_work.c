@@ -35,12 +35,17 @@ bool pc_operation_blunders(const struct operation *op) {
     return op->draw.blunder != NO_BLUNDER && op->slot == 1 && op->attempt == 0 && op->again == 0 && !op->in_step;
 }
 
+/* In a step of the whole; some of these at the second attempt, which others may come to while one is still in the first. */
+static bool is_left_out(const struct operation *op, enum blunder blunder) {
+    return op->draw.blunder == blunder && op->in_step && op->group == 0 && op->attempt == (op->draw.bits >> 59 & 1);
+}
+
 bool pc_operation_deserts(const struct operation *op) {
-    return op->draw.blunder == DESERTS && op->slot == 1 && op->attempt == 0 && op->in_step && op->group == 0;
+    return is_left_out(op, DESERTS) && op->slot == 1;
 }
 
 static bool forgets(const struct operation *op) {
-    return op->draw.blunder == FORGETS && op->slot == 1 && op->attempt == 0 && op->in_step && op->group == 0;
+    return is_left_out(op, FORGETS) && op->slot == 1;
 }
 
 static struct pc_op_shape shape_of(const struct operation *op) {
@@ -260,10 +265,7 @@ static enum operation_end failed(struct pc_workload *workload, const struct prog
 
 static bool somebody_forgets(const struct program *program) {
     bool any = false;
-    for (uint32_t i = 0; i < program->operation_count; i++) {
-        const struct operation *op = &program->operations[i];
-        any |= op->draw.blunder == FORGETS && op->attempt == 0;
-    }
+    for (uint32_t i = 0; i < program->operation_count; i++) any |= is_left_out(&program->operations[i], FORGETS);
     return any;
 }
 

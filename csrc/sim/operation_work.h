@@ -19,7 +19,7 @@ struct member_list {
 };
 
 /*
- * What slot 1 does wrong at its first attempt. All must be told, and the next attempt must work. It leaves the step without
+ * What slot 1 does wrong at its first attempt, or second. All must be told, and the next attempt must work. It leaves the step without
  * the operation, DESERTS: and votes against it, FORGETS: and for it.
  */
 enum blunder { NO_BLUNDER, WRONG_COUNT, IMPATIENT, DESERTS, FORGETS };

@@ -214,6 +214,7 @@ void pc_subset_vote(struct pc_workload *workload, struct program *program) {
         subset->vote.kind = PC_CALL_END_STEP;
         subset->vote.group = subset->number;
         subset->vote.vote = !subset->failed;
+        subset->vote.timeout_ns = pc_group_vote_limit(workload, program, &subset->work);
         subset->voting = true;
         pc_workload_post(workload, program, &subset->vote);
     }
@@ -239,7 +240,8 @@ void pc_subset_voted(struct pc_workload *workload, struct program *program, stru
     if (commit && subset->failed) {
         pc_workload_violate(workload, "L2: a step of group %u that failed at peer %u was committed", subset->number,
                             program->slot);
-    } else if (!commit && error->code != pcclStepAborted && error->code != pcclRankConnectionLost) {
+    } else if (!commit && error->code != pcclStepAborted && error->code != pcclRankConnectionLost &&
+               (error->code != pcclTimeout || subset->vote.timeout_ns == 0)) {
         pc_workload_violate(workload, "L7: unexpected %s of a vote of a group at peer %u: %s", pc_status_name(error->code),
                             program->slot, error->message);
     }

@@ -46,6 +46,7 @@ struct program {
     struct operation operations[TAGS_MAX];
     uint32_t operation_count;
     bool in_step, step_failed, voting, voted; /* step consistency: one vote on all of its operations */
+    bool late; /* it rests before its first attempt at the step */
     struct subset subsets[SUBSETS_MAX];
     struct pc_id_item asked[PC_WORLD_PROCESSES_MAX]; /* in WAIT_GROUP */
     struct member_list asked_members;
@@ -106,6 +107,8 @@ bool pc_group_all_done(const struct program *program);
 void pc_group_vote(struct pc_workload *workload, struct program *program);
 void pc_group_voted(struct pc_workload *workload, struct program *program);
 /* Nobody has written to the memory of an operation since it ended. */
+/* The time limit of the program's vote on its next attempt; 0: the usual one. Now and then it gives up early. */
+uint64_t pc_group_vote_limit(const struct pc_workload *workload, const struct program *program, const struct operation *op);
 bool pc_group_untouched(const struct program *program);
 void pc_group_free(struct program *program);
 

@@ -225,7 +225,8 @@ struct pc_msg_call_cancel {
     uint64_t serial;
 };
 struct pc_msg_call_result {
-    uint64_t serial, value;
+    uint64_t serial;
+    uint64_t value; /* of the call; PC_CALL_END_STEP: whether the next step has failed already */
     struct pc_wire_error error; /* code 0: success */
 };
 struct pc_done {
