@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,8 @@ class Group(Collectives):
     another group does not touch it, and it does not touch the others.
 
     When a member is lost, the group is broken: what is in flight or started later raises RankConnectionLostError. It
-    ends with the connection, and with ``close``, which is local; as a context manager it closes on exit.
+    ends with the connection, and with ``close``, which is local; as a context manager it closes on exit, and so does
+    garbage collection when nothing of it is in flight.
     """
 
     def __init__(self, owner: Communicator, number: int, members: tuple[int, ...], own_id: int) -> None:
@@ -76,6 +78,10 @@ class Group(Collectives):
         if not self._closed and self.is_member and self._life == self._owner._lives:
             self._core.destroy_group(self._number)
         self._closed = True
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close()
 
     def __enter__(self) -> Group:
         return self

@@ -608,6 +608,19 @@ def test_there_is_a_limit_to_groups_at_a_time(cluster):
         assert first == 2.0
 
 
+def make_and_drop(peer, count):
+    for _ in range(count):
+        x = np.ones(4)
+        peer.comm.new_group([1, 0]).all_reduce(x)
+        assert x[0] == 2
+    return count
+
+
+def test_dropped_groups_do_not_count(cluster):
+    peers = cluster.join(2)
+    assert cluster.call(peers, make_and_drop, timeout=60, count=1100) == [1100] * 2
+
+
 def reconnect_and_use(peer, master, name):
     group = peer.groups[name]
     peer.comm.abort()
