@@ -159,12 +159,11 @@ class Step:
         try:
             self._vote(error is None and failure is None)
         except PCCLError as aborted:
+            if error is not None and not isinstance(error, PCCLError):
+                return  # the block's own says more than what came of it
             if aborted.result != Result.STEP_ABORTED:
                 raise
-            if error is None:
-                raise aborted from failure
-            if isinstance(error, PCCLError):
-                raise aborted from error
+            raise aborted from error or failure
         else:
             self.committed = True
 
@@ -436,7 +435,12 @@ class Collectives:
         op_timeout: float | None = None, async_op: bool = False,
     ) -> Any:  # fmt: skip
         """Into ``tensor`` what rank ``source`` sends with this tag, or whoever sends first (None). Returns the sender's
-        rank."""
+        rank.
+
+        After a failure, a time limit for instance, a receive from ``source`` is over at both ends: the send that it was
+        waiting for fails too, whenever it comes. One from whoever sends first has no other end yet: what comes later is
+        for the next receive.
+        """
         out = _given(plain_operands(None, tensor, None, "recv")[1], "tensor", "recv")
         root = _RANK_ANY if source is None else source
         return self._start(

@@ -749,6 +749,53 @@ def test_a_late_vote_counts_for_no_other_step(owed, grouped):
             assert [end[step] for end in ends] == [[float(step)] * 4] * 3
 
 
+def wait_in_a_step(peer, rank, size, late_s):
+    if rank == 1:
+        time.sleep(late_s)
+    start, seen = time.monotonic(), ""
+    try:
+        with peer.comm.step() as step:
+            peer.comm.all_reduce_async(np.ones(5))
+    except pccl.StepAbortedError as error:
+        seen = str(error)
+    seconds = time.monotonic() - start
+    x = np.ones(5)
+    with peer.comm.step():
+        peer.comm.all_reduce(x)
+    return [seconds, step.committed, seen, x.tolist()]
+
+
+def test_who_has_waited_in_a_step_does_not_wait_for_its_votes_too():
+    with Cluster(PCCL_OP_TIMEOUT="2") as cluster:
+        first, late, third = everywhere(cluster.join(3), wait_in_a_step, late_s=3.2)
+    assert late[0] < 1
+    for seconds, committed, text, values in (first, late, third):
+        assert seconds < 3
+        assert committed is False
+        assert "the step was aborted: TIMEOUT: all_reduce with tag 0 was not finished within" in text
+        assert values == [3.0] * 5
+
+
+def fail_in_a_step(peer, rank, size, late_s):
+    if rank == 1:
+        time.sleep(late_s)
+    try:
+        with peer.comm.step() as step:
+            if rank == 0:
+                raise ValueError("no data")
+            peer.comm.all_reduce(np.ones(5))
+    except (pccl.StepAbortedError, pccl.OperationTimeoutError, ValueError) as error:
+        return [type(error).__name__, step.committed]
+
+
+def test_an_exception_of_the_block_is_not_hidden_by_a_vote_that_nobody_waits_for():
+    with Cluster(PCCL_OP_TIMEOUT="1") as cluster:
+        ends = everywhere(cluster.join(3), fail_in_a_step, late_s=1.6)
+    assert ends[:2] == [["ValueError", False], ["StepAbortedError", False]]
+    # It waits as long as the first.
+    assert ends[2] in (["StepAbortedError", False], ["OperationTimeoutError", False])
+
+
 def leave_nested_steps(peer, rank, size):
     comm = peer.comm
     start = time.monotonic()

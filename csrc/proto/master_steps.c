@@ -85,46 +85,6 @@ static void take_late(struct pc_master *master, struct pc_peer *peer, const stru
     tell_result(master, peer, serial, &error, owed->steps > 0 || group->step_failed);
 }
 
-void pc_master_vote(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_call *call, uint64_t now_ns) {
-    const struct pc_group *group = pc_master_group_of_peer(master, peer, call->subset);
-    if (group != NULL && !pc_master_in_group(peer, group)) {
-        refuse(master, peer, call, pcclInvalidUsage, "this peer has no vote in that group");
-        return;
-    }
-    struct pc_owed *owed = owed_by(peer, call->subset, false);
-    if (group != NULL && owed != NULL && owed->steps > 0 && !PC_MUTANT(PC_MUTANT_LATE_VOTE)) {
-        take_late(master, peer, group, call->serial, owed);
-        return;
-    }
-    const struct pc_vote vote = {
-        .subset = call->subset,
-        .serial = call->serial,
-        .yes = call->value != 0,
-        .cast_ns = now_ns,
-        .epoch = group != NULL ? group->epoch : 0,
-        .step = call->step,
-    };
-    struct pc_vote *earlier = pc_master_vote_of(peer, call->subset);
-    void *items = peer->votes;
-    if (earlier != NULL) {
-        *earlier = vote;
-    } else if (pc_grow(&items, &peer->vote_capacity, peer->vote_count + 1, sizeof *peer->votes)) {
-        peer->votes = items;
-        peer->votes[peer->vote_count++] = vote;
-    } else {
-        refuse(master, peer, call, pcclNoMemory, "the master has no memory for a vote");
-        return;
-    }
-    if (group == NULL) {
-        const pc_error error = {.code = pcclRankConnectionLost, .message = "the group is broken"};
-        pc_master_vote_answer(master, peer, call->subset, &error);
-    } else if (!vote.yes) {
-        poison_step(master, peer, group, "has voted against the step");
-    }
-}
-
-/* Giving up ----------------------------------------------------------------------------------------------------- */
-
 /*
  * The others are in the step or before it, so it is over for all only with an epoch: what is in flight in the old one ends
  * alike everywhere. All that needs memory is done first.
@@ -143,6 +103,48 @@ static void give_up(struct pc_master *master, struct pc_peer *peer, struct pc_gr
     group->given_up_by = peer->id;
     pc_master_flush(master, group, now_ns);
 }
+
+void pc_master_vote(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_call *call, uint64_t now_ns) {
+    struct pc_group *group = pc_master_group_of_peer(master, peer, call->subset);
+    if (group != NULL && !pc_master_in_group(peer, group)) {
+        refuse(master, peer, call, pcclInvalidUsage, "this peer has no vote in that group");
+        return;
+    }
+    struct pc_owed *owed = owed_by(peer, call->subset, false);
+    if (group != NULL && owed != NULL && owed->steps > 0 && !PC_MUTANT(PC_MUTANT_LATE_VOTE)) {
+        take_late(master, peer, group, call->serial, owed);
+        return;
+    }
+    const struct pc_vote vote = {
+        .subset = call->subset,
+        .serial = call->serial,
+        .yes = call->value == PC_VOTE_FOR,
+        .cast_ns = now_ns,
+        .epoch = group != NULL ? group->epoch : 0,
+        .step = call->step,
+    };
+    struct pc_vote *earlier = pc_master_vote_of(peer, call->subset);
+    void *items = peer->votes;
+    if (earlier != NULL) {
+        *earlier = vote;
+    } else if (pc_grow(&items, &peer->vote_capacity, peer->vote_count + 1, sizeof *peer->votes)) {
+        peer->votes = items;
+        peer->votes[peer->vote_count++] = vote;
+    } else {
+        refuse(master, peer, call, pcclNoMemory, "the master has no memory for a vote");
+        return;
+    }
+    if (group == NULL) {
+        const pc_error error = {.code = pcclRankConnectionLost, .message = "the group is broken"};
+        pc_master_vote_answer(master, peer, call->subset, &error);
+    } else if (call->value == PC_VOTE_GIVE_UP) {
+        give_up(master, peer, group, now_ns);
+    } else if (!vote.yes) {
+        poison_step(master, peer, group, "has voted against the step");
+    }
+}
+
+/* Giving up ----------------------------------------------------------------------------------------------------- */
 
 bool pc_master_vote_cancel(struct pc_master *master, struct pc_peer *peer, uint64_t serial, uint64_t now_ns) {
     for (size_t i = 0; i < peer->vote_count; i++) {

@@ -450,6 +450,11 @@ static const char *obstacle(struct pc_member *member, struct pc_member_group *gr
     return NULL;
 }
 
+static uint64_t vote_on(const struct pc_member_group *group, const struct pc_call *call) {
+    if (group->step_poison.code == pcclTimeout) return PC_VOTE_GIVE_UP;
+    return call->vote && group->step_poison.code == pcclSuccess ? PC_VOTE_FOR : PC_VOTE_AGAINST;
+}
+
 static void post_joint(struct pc_member *member, struct pc_call *call) {
     pc_status code = pcclInvalidUsage;
     struct pc_member_group *group = pc_member_group(member, call->group);
@@ -476,7 +481,7 @@ static void post_joint(struct pc_member *member, struct pc_call *call) {
         .kind = (uint8_t)call->kind,
         .serial = call->serial,
         .subset = call->group,
-        .value = call->vote && group->step_poison.code == pcclSuccess,
+        .value = call->kind == PC_CALL_END_STEP ? vote_on(group, call) : 0,
         .step = group->step,
         .ids = {call->ids, call->id_count},
     };

@@ -31,8 +31,8 @@ static bool one_way(pcclCollective_t kind) {
     return kind == PCCL_COLLECTIVE_SEND || kind == PCCL_COLLECTIVE_RECV;
 }
 
-bool pc_operation_blunders(const struct operation *op) {
-    return op->draw.blunder != NO_BLUNDER && op->slot == 1 && op->attempt == 0 && op->again == 0 && !op->in_step;
+bool pc_operation_miscounts(const struct operation *op) {
+    return op->draw.blunder == WRONG_COUNT && op->slot == 1 && op->attempt == 0 && op->again == 0 && !op->in_step;
 }
 
 /* In a step of the whole; some of these at the second attempt, which others may come to while one is still in the first. */
@@ -46,6 +46,11 @@ bool pc_operation_deserts(const struct operation *op) {
 
 static bool forgets(const struct operation *op) {
     return is_left_out(op, FORGETS) && op->slot == 1;
+}
+
+/* Slot 1 gives it up. */
+static bool may_time_out(const struct operation *op) {
+    return op->draw.blunder == IMPATIENT && op->attempt == 0;
 }
 
 static struct pc_op_shape shape_of(const struct operation *op) {
@@ -104,7 +109,7 @@ static void describe(struct operation *op) {
     call->target = op->target;
     if (kind == PCCL_COLLECTIVE_BARRIER) call->send = call->recv = &call->barrier;
     if (op->draw.uneven && kind >= PCCL_COLLECTIVE_ALL_GATHER && kind <= PCCL_COLLECTIVE_ALL_TO_ALL) describe_blocks(op);
-    if (pc_operation_blunders(op) && op->draw.blunder == IMPATIENT) call->timeout_ns = PC_NS_PER_MS / 4;
+    if (op->slot == 1 && may_time_out(op) && op->again == 0) call->timeout_ns = PC_NS_PER_MS / 4;
     /* A group of some members does not change; the whole does, and sizes and ranks are of when it was prepared. */
     const bool fits_any = kind == PCCL_COLLECTIVE_ALL_REDUCE || kind == PCCL_COLLECTIVE_BARRIER;
     if (op->group == 0 && !fits_any) call->group_epoch = op->group_epoch;
@@ -263,6 +268,13 @@ static enum operation_end failed(struct pc_workload *workload, const struct prog
     return unreachable ? OPERATION_DONE : OPERATION_AGAIN; /* it has failed for all, and would fail again */
 }
 
+/* In the step that op is part of. */
+static bool any_may_time_out(const struct program *program, const struct operation *op) {
+    bool any = may_time_out(op);
+    for (uint32_t i = 0; i < program->operation_count && op->group == 0; i++) any |= may_time_out(&program->operations[i]);
+    return any;
+}
+
 static bool somebody_forgets(const struct program *program) {
     bool any = false;
     for (uint32_t i = 0; i < program->operation_count; i++) any |= is_left_out(&program->operations[i], FORGETS);
@@ -281,7 +293,8 @@ static enum operation_end ended_in_step(struct pc_workload *workload, const stru
     const bool known = error->code == pcclTooFewPeers || error->code == pcclRankConnectionLost ||
                        error->code == pcclInvalidArgument || error->code == pcclStepAborted ||
                        (error->code == pcclRankConnectionFailed && workload->disturbed) ||
-                       (error->code == pcclDeadlock && somebody_forgets(program));
+                       (error->code == pcclDeadlock && somebody_forgets(program)) ||
+                       (error->code == pcclTimeout && any_may_time_out(program, op));
     if (!known) {
         pc_workload_violate(workload, "L7: unexpected %s in a step at peer %u: %s", pc_status_name(error->code), op->slot,
                             error->message);

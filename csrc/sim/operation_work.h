@@ -88,7 +88,7 @@ void pc_oracle_compare(struct pc_workload *workload, const struct operation *op)
 
 /* operation_work.c ----------------------------------------------------------------------------------------------- */
 /* This peer does now what it does wrong. */
-bool pc_operation_blunders(const struct operation *op);
+bool pc_operation_miscounts(const struct operation *op);
 bool pc_operation_deserts(const struct operation *op);
 
 enum operation_end { OPERATION_DONE, OPERATION_AGAIN, OPERATION_BROKEN, OPERATION_OUT };

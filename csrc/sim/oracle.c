@@ -245,7 +245,7 @@ static void place_buffers(struct operation *op) {
 
 void pc_oracle_prepare(struct operation *op) {
     pc_oracle_free(op);
-    op->base = op->draw.count - (pc_operation_blunders(op) && op->draw.blunder == WRONG_COUNT);
+    op->base = op->draw.count - pc_operation_miscounts(op);
     op->root = (uint32_t)(op->draw.bits % op->members.n);
     op->source = op->target = PC_RANK_NONE;
     op->concerned = UINT64_MAX;

@@ -213,11 +213,16 @@ struct pc_step_sum {
     uint64_t ops, digest; /* that all take part in: sum of the digests of their tags, seqs and descriptors */
     uint64_t sends, receives, channels; /* sum of the digests of the sends' tags, channels and seqs, less the receives' */
 };
+enum pc_step_vote {
+    PC_VOTE_AGAINST = 0, /* something has failed here */
+    PC_VOTE_FOR = 1,
+    PC_VOTE_GIVE_UP = 2 /* against, and this peer waits for nobody: it has done so, for as long as it may, in the step */
+};
 struct pc_msg_call {
     uint8_t kind;
     uint64_t serial; /* counts this peer's joint calls; results name it */
     uint32_t subset; /* PC_CALL_END_STEP: of which group; 0: the whole */
-    uint64_t value; /* PC_CALL_END_STEP: whether nothing has failed here */
+    uint64_t value; /* PC_CALL_END_STEP: enum pc_step_vote */
     struct pc_step_sum step; /* PC_CALL_END_STEP */
     struct pc_array ids; /* PC_CALL_CREATE_GROUP: struct pc_id_item, by rank */
 };
