@@ -499,7 +499,9 @@ class Collectives:
             weight=weight, scale=scale, algorithm=algorithm, codec=native_codec(codec, None, collective.name.lower()),
             place=place, op_timeout=op_timeout, awaited=not async_op,
         )  # fmt: skip
-        return self._launched(CollectiveHandle(request, collective, result), async_op)
+        handle = CollectiveHandle(request, collective, result)
+        self._hold(handle, not async_op)
+        return handle if async_op else handle.result()
 
     def _start_all_reduce(
         self,
@@ -525,13 +527,15 @@ class Collectives:
             awaited=awaited,
         )  # fmt: skip
         handle = AsyncReduceHandle(request, Collective.ALL_REDUCE, None)
-        self._launched(handle, True)
+        self._hold(handle, awaited)
         return handle
 
-    def _launched(self, handle: CollectiveHandle, async_op: bool) -> Any:
+    def _hold(self, handle: CollectiveHandle, awaited: bool) -> None:
+        """An interrupt that comes before this ends the operation, which nobody else knows of."""
         if self._step is not None:
             self._step.handles.append(handle)
-        return handle if async_op else handle.result()
+        if not awaited:
+            handle._request.keep()
 
     def _request(
         self,

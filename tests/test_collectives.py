@@ -742,7 +742,7 @@ def test_a_late_vote_counts_for_no_other_step(owed, grouped):
     given_up = range(1, 1 + owed)
     for step in range(owed + 4):
         if step in given_up:
-            assert "gave up waiting for the vote of this one" in ends[1][step]
+            assert "which did not wait for this one" in ends[1][step]
             for text in (ends[0][step], ends[2][step]):
                 assert f"not voted: peers [{peers[1].id}]" in text
         else:

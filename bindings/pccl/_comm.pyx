@@ -99,6 +99,9 @@ cdef class Comm(Keeper):
             self.requests.add(request)
             if self.closed:
                 request.close()
+        except BaseException:  # an interrupt
+            request.close()
+            raise
         finally:
             self.users -= 1
         return request

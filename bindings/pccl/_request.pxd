@@ -15,6 +15,7 @@ cdef class Request:
     cdef int users
     cdef int pid
     cdef bint closing
+    cdef bint kept
     cdef Keeper keeper
     cdef object buffers
     cdef readonly str func_name

@@ -20,6 +20,9 @@ from pccl_c cimport *
 from pccl._core cimport check, record_of
 from slices cimport SHORT_NAP_NS, deadline_of, nap, now_ms, slice_until
 
+cdef enum:
+    CLOSE_SLICE_MS = 200
+
 
 cdef class Keeper:
     """What a request knows of its communicator: whether it is closed, and who was dropped unfinished."""
@@ -38,6 +41,7 @@ cdef class Request:
         self.users = 0
         self.pid = getpid()
         self.closing = False
+        self.kept = False
         memset(&self.outcome, 0, sizeof(self.outcome))
         memset(&self.state, 0, sizeof(self.state))
 
@@ -116,15 +120,20 @@ cdef class Request:
         cdef bint mine = not self.closing
         self.cancel()
         self.closing = True
-        while self.ptr != NULL and (self.users > 0 or not mine):
-            with nogil:
-                nap(SHORT_NAP_NS)
-        if self.ptr == NULL:
-            return
-        self.step(0)
-        if self.result_code == pcclInProgress:
-            self.result_code = pcclCancelled
+        while True:
+            while self.ptr != NULL and (self.users > 0 or not mine):
+                with nogil:
+                    nap(SHORT_NAP_NS)
+            if self.ptr == NULL:
+                return
+            if self.result_code != pcclInProgress:
+                break
+            self.step(CLOSE_SLICE_MS)  # it may have succeeded before the cancel
         self.release()
+
+    def keep(self):
+        """Somebody holds it: from now on, dropping it does not end it."""
+        self.kept = True
 
     @property
     def code(self):
@@ -163,8 +172,12 @@ cdef class Request:
         check(self.result_code, self.func_name, record)
 
     def __del__(self):
-        if self.ptr != NULL and self.pid == getpid() and self.keeper is not None and not self.keeper.closed:
+        if self.ptr == NULL or self.pid != getpid() or self.keeper is None or self.keeper.closed:
+            return
+        if self.kept:
             self.keeper.orphans.add(self)
+        else:
+            self.close()  # an interrupt came between its start and whoever was to hold it
 
     def __dealloc__(self):
         if self.pid == getpid() and self.ptr != NULL:

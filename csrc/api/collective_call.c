@@ -158,8 +158,11 @@ static pcclResult_t check_codec(const char *phase, const pcclCollectiveArgs_t *a
         if (options->residual == NULL) return pcclSuccess;
         return pc_fail(phase, pcclInvalidArgument, "error feedback without a codec: nothing is left out");
     }
-    if ((uint32_t)options->algorithm > UINT8_MAX || !pc_dtype_valid((uint32_t)options->quantized_datatype)) {
+    if ((uint32_t)options->algorithm > UINT8_MAX) {
         return pc_fail(phase, pcclInvalidArgument, "%d is no quantization algorithm", (int)options->algorithm);
+    }
+    if (!pc_dtype_valid((uint32_t)options->quantized_datatype)) {
+        return pc_fail(phase, pcclInvalidArgument, "%d is no data type to quantize to", (int)options->quantized_datatype);
     }
     if (options->exponent < -PC_CODEC_EXPONENT_MAX || options->exponent > PC_CODEC_EXPONENT_MAX) {
         return pc_fail(phase, pcclInvalidArgument, "an exponent of %d is not from -100 to 100", (int)options->exponent);

@@ -128,7 +128,8 @@ static struct pc_loop *open_loop(pcclMasterInstance_t *master, pc_error *error) 
         .events = &master_events,
         .user = master,
         .sock = {.user_timeout_ms = master->settings.dead_timeout_ms},
-        .dial_timeout_ns = master->settings.connect_timeout_ms * PC_NS_PER_MS,
+        /* To tell a peer that it cannot be reached while that still waits, however far away it is. */
+        .dial_timeout_ns = master->settings.connect_timeout_ms * PC_NS_PER_MS * 3 / 5,
         .linger_ns = LINGER_NS,
     };
     memcpy(config.sock.congestion, master->settings.congestion, sizeof config.sock.congestion);

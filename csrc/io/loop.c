@@ -15,11 +15,14 @@
 #include "io/listener.h"
 #include "io/wait.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <fenv.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #if defined(__linux__)
 #include <sys/prctl.h>
 #endif
@@ -27,6 +30,7 @@
 #define AWAKE_NS (PC_NS_PER_MS / 2) /* so long a caller waits for his call without sleeping */
 #define KEPT_NS (PC_NS_PER_MS * 2) /* so long only a thread that computes keeps a processor that was left to it */
 #define CROWDED_NS (PC_NS_PER_MS * 100) /* so long nobody stays awake after that */
+enum { DESCRIPTORS_NEEDED = 8 }; /* of a loop, and of libuv's own in the first one */
 #define THICK_NS (PC_NS_PER_MS * 1) /* between events that come thick and fast */
 
 uint64_t pc_loop_now(void) {
@@ -353,6 +357,18 @@ static void *run_thread(void *argument) {
     return NULL;
 }
 
+/* libuv ends the process when it finds none for its own use. */
+static int check_descriptors(void) {
+    int taken[DESCRIPTORS_NEEDED], count = 0, failure = 0;
+    while (count < DESCRIPTORS_NEEDED && failure == 0) {
+        taken[count] = open("/dev/null", O_RDONLY | O_CLOEXEC);
+        if (taken[count] < 0) failure = -errno;
+        else count++;
+    }
+    while (count > 0) (void)close(taken[--count]);
+    return failure;
+}
+
 struct pc_loop *pc_loop_create(const struct pc_loop_config *config, pc_error *error) {
     struct pc_loop *loop = pc_calloc(1, sizeof *loop);
     if (loop == NULL) goto no_memory;
@@ -367,9 +383,12 @@ struct pc_loop *pc_loop_create(const struct pc_loop_config *config, pc_error *er
     if (pthread_mutex_init(&loop->lock, NULL) != 0 || !pc_wait_init(&loop->changed) || !pc_turn_init(&loop->turn)) {
         goto no_memory;
     }
-    const int failure = uv_loop_init(&loop->uv);
+    const int shortage = check_descriptors();
+    const int failure = shortage != 0 ? shortage : uv_loop_init(&loop->uv);
     if (failure != 0) {
+        error->sys_errno = -failure;
         (void)pc_error_set(error, pcclSystemError, "cannot create an event loop: %s", uv_strerror(failure));
+        if (failure == UV_EMFILE) pc_error_hint(error, "raise the limit of open files (ulimit -n)");
         free(loop);
         return NULL;
     }

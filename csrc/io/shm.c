@@ -27,6 +27,7 @@
 #if defined(__linux__)
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -218,6 +219,9 @@ static int map(int memory_fd, size_t len_bytes, int end, struct pc_transport *tr
 
 static int make(struct pc_transport *transport, int *memory_fd_out) {
     const size_t len_bytes = HEADER_BYTES + 2 * (size_t)RING_BYTES;
+    /* Beyond the limit ftruncate would raise SIGXFSZ, which ends processes. */
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur < len_bytes) return EFBIG;
     const int memory_fd = memfd_create("pccl", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (memory_fd < 0) return errno;
     int failure = ftruncate(memory_fd, (off_t)len_bytes) != 0 || fcntl(memory_fd, F_ADD_SEALS, SEALS) != 0 ? errno : 0;

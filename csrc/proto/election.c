@@ -4,6 +4,8 @@
  */
 #include "proto/election.h"
 
+#include "bytes/dtype.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -142,6 +144,10 @@ static const char *may_differ(const struct pc_state_key *key) {
     return key->may_differ ? ", may differ" : "";
 }
 
+static const char *dtype_name(const struct pc_state_key *key) {
+    return pc_dtype_valid(key->dtype) ? pc_dtype_name((pcclDataType_t)key->dtype) : "an unknown type";
+}
+
 static void check_keys(struct pc_voter *voter, const struct pc_voter *winner) {
     const uint32_t count = winner->offer->keys.count;
     if (voter->offer->keys.count != count) {
@@ -152,9 +158,9 @@ static void check_keys(struct pc_voter *voter, const struct pc_voter *winner) {
     for (uint32_t i = 0; i < count && !voter->kicked; i++) {
         const struct pc_state_key *own = key_of(voter, i), *wanted = key_of(winner, i);
         if (same_key(own, wanted)) continue;
-        kick(voter, "its tensor '%.*s' (dtype %u, %llu elements%s) is not the elected '%.*s' (dtype %u, %llu elements%s)",
-             (int)own->name.len_bytes, own->name.data, own->dtype, (unsigned long long)own->count, may_differ(own),
-             (int)wanted->name.len_bytes, wanted->name.data, wanted->dtype, (unsigned long long)wanted->count,
+        kick(voter, "its tensor '%.*s' (%s, %llu elements%s) is not the elected '%.*s' (%s, %llu elements%s)",
+             (int)own->name.len_bytes, own->name.data, dtype_name(own), (unsigned long long)own->count, may_differ(own),
+             (int)wanted->name.len_bytes, wanted->name.data, dtype_name(wanted), (unsigned long long)wanted->count,
              may_differ(wanted));
     }
 }

@@ -287,7 +287,7 @@ static void forgive_lateness(struct pc_master *master, uint64_t now_ns) {
         if (peer->stream != NULL) peer->stream->heard_ns = pc_min_u64(peer->stream->heard_ns + late_ns, now_ns);
         peer->lost_ns = peer->stream == NULL ? pc_min_u64(peer->lost_ns + late_ns, now_ns) : 0;
     }
-    master->flush_ns += late_ns;
+    PC_EACH_PEER(master, frozen) frozen->freeze_due_ns += late_ns;
 }
 
 static void tick_peer(struct pc_master *master, struct pc_peer *peer, uint64_t now_ns) {

@@ -287,5 +287,5 @@ void pc_master_evaluate(struct pc_master *master, uint64_t now_ns) {
             return;
         }
     }
-    pc_master_find_deadlock(master);
+    pc_master_find_deadlock(master, now_ns);
 }

@@ -212,7 +212,7 @@ static bool takes_part(const struct pc_peer *peer, const struct pc_group *group,
 }
 
 /* Nothing that the stuck ones of this peer group wait for can come. */
-static void fail_stuck(struct pc_master *master, const struct pc_group *group) {
+static void fail_stuck(struct pc_master *master, const struct pc_group *group, uint64_t now_ns) {
     pc_error error = {0};
     char list[600] = "";
     PC_EACH_PEER(master, peer) {
@@ -249,7 +249,7 @@ static void fail_stuck(struct pc_master *master, const struct pc_group *group) {
     PC_EACH_PEER(master, peer) {
         if (!peer->stuck || peer->group != group->number) continue;
         pc_master_answer(master, peer, 0, &error);
-        while (peer->vote_count > 0 && !votes_last) pc_master_vote_answer(master, peer, peer->votes[0].subset, &error);
+        if (!votes_last) pc_master_votes_end(master, peer, &error, now_ns);
         pc_master_unblock(peer);
     }
 }
@@ -285,7 +285,7 @@ static const struct pc_group *find_stuck_group(struct pc_master *master) {
     return NULL;
 }
 
-void pc_master_find_deadlock(struct pc_master *master) {
+void pc_master_find_deadlock(struct pc_master *master, uint64_t now_ns) {
     bool any = false;
     PC_EACH_PEER(master, peer) {
         peer->stuck = pc_master_votes(peer) && blocked(peer);
@@ -295,6 +295,6 @@ void pc_master_find_deadlock(struct pc_master *master) {
     clear_hopeful(master);
     const struct pc_group *group = find_stuck_group(master);
     /* Of other peer groups, the next event decides. */
-    if (group != NULL) fail_stuck(master, group);
+    if (group != NULL) fail_stuck(master, group, now_ns);
     else ask(master);
 }

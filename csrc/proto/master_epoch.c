@@ -36,39 +36,33 @@ bool pc_master_in_group(const struct pc_peer *peer, const struct pc_group *group
     return group->subset == 0 || pc_master_listed(group, peer->id);
 }
 
-static void freeze_group(struct pc_master *master, struct pc_group *group) {
+static void freeze_group(struct pc_master *master, struct pc_group *group, uint64_t due_ns) {
     group->flushing = true;
     const struct pc_msg_freeze message = {master->epoch, group->subset};
     PC_EACH_PEER(master, peer) {
         if (!pc_master_in_group(peer, group)) continue;
+        peer->freeze_due_ns = peer->freeze_waited == 0 ? due_ns : pc_min_u64(peer->freeze_due_ns, due_ns);
         peer->freeze_waited++;
         pc_master_tell(master, peer, PC_MSG_FREEZE, &message);
     }
 }
 
-static void begin_flush(struct pc_master *master, uint64_t now_ns) {
-    if (!master->flushing) {
-        master->flushing = true;
-        master->flush_ns = now_ns;
-    }
-    master->flip_wanted = true;
-}
-
-void pc_master_flush(struct pc_master *master, struct pc_group *group, uint64_t now_ns) {
-    begin_flush(master, now_ns);
-    if (!group->flushing) freeze_group(master, group);
+void pc_master_flush(struct pc_master *master, struct pc_group *group, const pc_error *cause, uint64_t now_ns) {
+    master->flushing = master->flip_wanted = true;
+    if (group->cause.code == pcclSuccess) group->cause = *cause;
+    if (!group->flushing) freeze_group(master, group, now_ns + master->config.dead_timeout_ns);
 }
 
 void pc_master_freeze(struct pc_master *master, const struct pc_peer *a, const struct pc_peer *b, const pc_error *cause,
                       uint64_t now_ns) {
-    begin_flush(master, now_ns);
+    master->flushing = master->flip_wanted = true;
     for (struct pc_list *node = master->groups.next; node != &master->groups; node = node->next) {
         struct pc_group *group = PC_LIST_ENTRY(node, struct pc_group, node);
         const bool both = group->number == a->group && group->number == b->group &&
                           (group->subset == 0 || (pc_master_listed(group, a->id) && pc_master_listed(group, b->id)));
         if (!both) continue;
         if (group->cause.code == pcclSuccess) group->cause = *cause;
-        pc_master_flush(master, group, now_ns);
+        if (!group->flushing) freeze_group(master, group, now_ns + PC_FLUSH_MS * PC_NS_PER_MS);
     }
 }
 
@@ -121,15 +115,13 @@ void pc_master_state(struct pc_master *master, struct pc_peer *peer, const struc
 }
 
 void pc_master_flush_tick(struct pc_master *master, uint64_t now_ns) {
-    if (!master->flushing || now_ns - master->flush_ns < PC_FLUSH_MS * PC_NS_PER_MS) return;
-    master->flush_ns = now_ns;
+    if (!master->flushing) return;
     PC_EACH_PEER(master, peer) {
-        if (peer->freeze_waited == 0 || peer->state == PC_PEER_GONE) continue;
+        if (peer->freeze_waited == 0 || peer->state == PC_PEER_GONE || now_ns < peer->freeze_due_ns) continue;
         pc_error why = {.peer_id = peer->id};
         char name[224];
         pc_master_name_peer(peer, name, sizeof name);
-        pc_error_set(&why, pcclRankConnectionLost, "%s did not answer within %d ms while another peer was being removed",
-                     name, PC_FLUSH_MS);
+        pc_error_set(&why, pcclRankConnectionLost, "%s did not answer in time when its group got a new epoch", name);
         pc_master_remove(master, peer, &why, true, now_ns);
     }
 }
@@ -216,7 +208,7 @@ static void plan_all(struct pc_master *master) {
             pc_error_set(&why, pcclRankConnectionLost, "%s lost its link to another peer twice, and no ring goes round it",
                          name);
             flush_all_with(master, worst);
-            pc_master_remove(master, worst, &why, true, master->flush_ns);
+            pc_master_remove(master, worst, &why, true, 0); /* nobody is frozen for it any more */
         }
         if (changed || again || group->flushing) group->epoch = master->epoch;
     }

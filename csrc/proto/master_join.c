@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "proto/master_state.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -297,9 +298,14 @@ void pc_master_dialed_back(struct pc_master *master, uint64_t id, int sys_errno,
     if (sys_errno != 0) {
         pc_error why = {.sys_errno = sys_errno};
         pc_text_copy(why.peer_address, sizeof why.peer_address, pc_text_of(peer->address_text));
-        pc_error_set(&why, pcclRefused, "inbound TCP to %s is not reachable from the master: %s", peer->address_text,
-                     strerror(sys_errno));
-        pc_error_hint(&why, "open the port, or set PCCL_ADVERTISE to an address at which other hosts reach this one");
+        if (sys_errno == EMFILE || sys_errno == ENFILE || sys_errno == ENOMEM || sys_errno == ENOBUFS) {
+            pc_error_set(&why, pcclRefused, "the master lacks the means to take another peer: %s", strerror(sys_errno));
+            pc_error_hint(&why, "this peer is not at fault: raise the limits of the master's process (ulimit -n)");
+        } else {
+            pc_error_set(&why, pcclRefused, "inbound TCP to %s is not reachable from the master: %s", peer->address_text,
+                         strerror(sys_errno));
+            pc_error_hint(&why, "open the port, or set PCCL_ADVERTISE to an address at which other hosts reach this one");
+        }
         pc_master_refuse(master, peer, &why);
         return;
     }

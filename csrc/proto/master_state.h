@@ -55,7 +55,7 @@ struct pc_vote {
 /* Steps of a group that are over although the peer has not voted on them. */
 struct pc_owed {
     uint32_t subset, steps;
-    uint64_t to; /* who gave up its vote on the last of them */
+    uint64_t to; /* who did not wait for its vote on the last of them */
 };
 
 /* What a peer was asked about one tag. */
@@ -110,6 +110,7 @@ struct pc_peer {
     size_t owed_count, owed_capacity;
 
     uint32_t freeze_waited; /* STATEs that are awaited */
+    uint64_t freeze_due_ns; /* it is removed when it has not answered by then */
     struct pc_op_state *flushed; /* of its STATEs */
     size_t flushed_count, flushed_capacity;
     pc_error why; /* of its removal */
@@ -140,8 +141,9 @@ struct pc_group {
     size_t n, link_count, ids_capacity, ring_capacity, links_capacity;
     uint32_t rtt_us; /* longest of its links */
     bool ring_only; /* some pair has no link: nothing but the ring is sure to have all of its links */
-    bool step_failed; /* the step in progress, which is aborted when all have voted */
+    bool step_failed; /* something in the step in progress, so somebody will vote against it */
     uint64_t given_up_by; /* who has given up its vote on it: it is over with the epoch to come; 0: nobody */
+    pc_error step_end; /* what those who have voted are told then; code 0: who gave up, and who had not voted */
     bool flushing; /* its members are frozen; a new epoch of the group follows */
     pc_error cause; /* of that; code 0: nothing was lost */
     struct pc_ring_job *search; /* what its ring was searched for last, and found; NULL: there was nothing to search */
@@ -200,7 +202,6 @@ struct pc_master {
     struct pc_probe probe;
     uint64_t epoch;
     bool flushing;
-    uint64_t flush_ns;
     bool flip_wanted; /* the next epoch is due as soon as nothing is awaited */
 
     struct pc_list ops[PC_OP_BUCKETS], spare_ops;
@@ -265,8 +266,8 @@ void pc_master_remove(struct pc_master *master, struct pc_peer *peer, const pc_e
 /* Freezes the groups that both belong to; the epoch follows when all of these have answered. */
 void pc_master_freeze(struct pc_master *master, const struct pc_peer *a, const struct pc_peer *b, const pc_error *cause,
                       uint64_t now_ns);
-/* The same for one group, whose members stay. */
-void pc_master_flush(struct pc_master *master, struct pc_group *group, uint64_t now_ns);
+/* The same for one group, whose members stay, and may be silent for as long as ever. */
+void pc_master_flush(struct pc_master *master, struct pc_group *group, const pc_error *cause, uint64_t now_ns);
 void pc_master_state(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_state *state);
 /* Commits the epoch that is wanted, if nothing is awaited. topology: it answers update_topology. */
 void pc_master_try_flip(struct pc_master *master);
@@ -348,6 +349,8 @@ struct pc_group *pc_master_group_of_peer(const struct pc_master *master, const s
 struct pc_vote *pc_master_vote_of(const struct pc_peer *peer, uint32_t subset);
 bool pc_master_anybody_votes(const struct pc_master *master);
 void pc_master_vote(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_call *call, uint64_t now_ns);
+/* Ends the steps that peer has voted on, for error. */
+void pc_master_votes_end(struct pc_master *master, struct pc_peer *peer, const pc_error *error, uint64_t now_ns);
 /* False: there is no vote of this serial. */
 bool pc_master_vote_cancel(struct pc_master *master, struct pc_peer *peer, uint64_t serial, uint64_t now_ns);
 void pc_master_vote_answer(struct pc_master *master, struct pc_peer *peer, uint32_t subset, const pc_error *error);
@@ -367,7 +370,7 @@ void pc_master_unblock(struct pc_peer *peer);
 /* Something in group moved, for those that take part in key, or for all of it (NULL). */
 void pc_master_moved(struct pc_master *master, const struct pc_group *group, const struct pc_op_key *key);
 /* Fails the calls of a group whose members all wait for each other; asks them first for what it has to know. */
-void pc_master_find_deadlock(struct pc_master *master);
+void pc_master_find_deadlock(struct pc_master *master, uint64_t now_ns);
 
 /* master_status.c ----------------------------------------------------------------------------------------------- */
 void pc_master_status(struct pc_master *master, struct pc_peer *peer, uint64_t now_ns);

@@ -26,6 +26,17 @@ static void put_text(struct pc_writer *out, const char *text) {
     put(out, "\"");
 }
 
+static const char *stall_name(const struct pc_stall *stall) {
+    return stall->kind == PC_CALL_COLLECTIVE ? pc_collective_name(stall->collective) : pc_call_name(stall->kind);
+}
+
+/* What peer is in, as far as the master knows: joint calls, and what it has been blocked in for a while. */
+static const char *call_of(const struct pc_peer *peer) {
+    if (peer->call != PC_CALL_NONE) return pc_call_name(peer->call);
+    if (peer->vote_count > 0) return pc_call_name(PC_CALL_END_STEP);
+    return peer->stall_count > 0 ? stall_name(&peer->stalls[0]) : NULL;
+}
+
 static void put_peers(struct pc_writer *out, struct pc_master *master, bool members, uint64_t now_ns) {
     bool first = true;
     PC_EACH_PEER(master, peer) {
@@ -33,20 +44,18 @@ static void put_peers(struct pc_writer *out, struct pc_master *master, bool memb
         if (member != members || peer->state == PC_PEER_GONE) continue;
         uint32_t rank = 0;
         PC_EACH_PEER(master, other) rank += pc_master_votes(other) && other->group == peer->group && other->id < peer->id;
-        put(out, "%s{\"id\":%llu,\"group\":%u,\"rank\":%u,\"observer\":%s,\"pid\":%llu,\"address\":", first ? "" : ",",
-            (unsigned long long)peer->id, peer->group, rank, peer->observer ? "true" : "false",
+        char place[16] = "null";
+        if (member) (void)snprintf(place, sizeof place, "%u", rank);
+        put(out, "%s{\"id\":%llu,\"group\":%u,\"rank\":%s,\"observer\":%s,\"pid\":%llu,\"address\":", first ? "" : ",",
+            (unsigned long long)peer->id, peer->group, place, peer->observer ? "true" : "false",
             (unsigned long long)peer->pid);
         put_text(out, peer->address_text);
         put(out, ",\"host\":");
         put_text(out, peer->host);
         const uint64_t heard_ns = peer->stream != NULL ? peer->stream->heard_ns : peer->lost_ns;
         put(out, ",\"last_heard_ms\":%llu,\"call\":", (unsigned long long)((now_ns - heard_ns) / PC_NS_PER_MS));
-        const uint8_t call = peer->call == PC_CALL_NONE && peer->vote_count > 0 ? PC_CALL_END_STEP : peer->call;
-        if (call == PC_CALL_NONE) {
-            put(out, "null}");
-        } else {
-            put(out, "\"%s\"}", pc_call_name(call));
-        }
+        const char *call = call_of(peer);
+        put(out, call == NULL ? "null}" : "\"%s\"}", call);
         first = false;
     }
 }
@@ -106,10 +115,12 @@ static void put_waits(struct pc_writer *out, struct pc_master *master) {
     PC_EACH_PEER(master, peer) {
         for (uint32_t i = 0; i < peer->stall_count && peer->state == PC_PEER_MEMBER; i++) {
             const struct pc_stall *stall = &peer->stalls[i];
-            put(out, "%s{\"peer\":%llu,\"call\":\"%s\",\"tag\":%llu,\"since_ms\":%llu,\"for\":[", first ? "" : ",",
-                (unsigned long long)peer->id, stall->kind == PC_CALL_COLLECTIVE ? pc_collective_name(stall->collective) : pc_call_name(stall->kind),
-                (unsigned long long)stall->key.tag,
-                (unsigned long long)stall->blocked_ms);
+            char tag[24] = "null";
+            if (stall->kind == PC_CALL_COLLECTIVE) {
+                (void)snprintf(tag, sizeof tag, "%llu", (unsigned long long)stall->key.tag);
+            }
+            put(out, "%s{\"peer\":%llu,\"call\":\"%s\",\"tag\":%s,\"since_ms\":%llu,\"for\":[", first ? "" : ",",
+                (unsigned long long)peer->id, stall_name(stall), tag, (unsigned long long)stall->blocked_ms);
             bool first_id = true;
             PC_EACH_PEER(master, other) {
                 if (!missing(master, other, peer, stall)) continue;

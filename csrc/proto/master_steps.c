@@ -7,6 +7,8 @@
 #include "proto/master_state.h"
 #include "proto/mutant.h"
 
+#define AGAIN "nothing of the step counts at any peer; do it again"
+
 /* Casting ------------------------------------------------------------------------------------------------------- */
 
 struct pc_group *pc_master_group_of_peer(const struct pc_master *master, const struct pc_peer *peer, uint32_t subset) {
@@ -44,14 +46,24 @@ void pc_master_vote_answer(struct pc_master *master, struct pc_peer *peer, uint3
     tell_result(master, peer, serial, error, false);
 }
 
+static pc_error fault_of(const struct pc_peer *peer, pc_status code, const char *what, const char *hint) {
+    pc_error error = {.peer_id = peer->id};
+    pc_error_set(&error, code, "peer %llu %s", (unsigned long long)peer->id, what);
+    pc_error_hint(&error, "%s", hint);
+    return error;
+}
+
+static void failed_at(const struct pc_peer *peer, pc_error *error) {
+    *error = (pc_error){.peer_id = peer->id};
+    pc_error_set(error, pcclStepAborted, "the step was aborted: something in it failed at peer %llu", (unsigned long long)peer->id);
+    pc_error_hint(error, AGAIN);
+}
+
 /* The others may be waiting in the step for what will not come, and must not wait longer. */
-static void poison_step(struct pc_master *master, const struct pc_peer *peer, const struct pc_group *group, const char *what) {
+static void poison_step(struct pc_master *master, const struct pc_group *group, const pc_error *error) {
     /* Not an operation of anybody: none has so high a number. */
     const struct pc_op_key none = {.epoch = group->epoch, .seq = UINT64_MAX, .group = group->number, .subset = group->subset};
-    pc_error error = {.peer_id = peer->id};
-    pc_error_set(&error, pcclStepAborted, "peer %llu %s", (unsigned long long)peer->id, what);
-    pc_error_hint(&error, "nothing of the step counts at any peer; do it again");
-    pc_master_abort_op(master, &none, &error, true);
+    pc_master_abort_op(master, &none, error, true);
 }
 
 static void refuse(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_call *call, pc_status code,
@@ -77,9 +89,9 @@ static struct pc_owed *owed_by(struct pc_peer *peer, uint32_t subset, bool creat
 static void take_late(struct pc_master *master, struct pc_peer *peer, const struct pc_group *group, uint64_t serial,
                       struct pc_owed *owed) {
     pc_error error = {.peer_id = owed->to};
-    pc_error_set(&error, pcclStepAborted, "the step was aborted: peer %llu gave up waiting for the vote of this one",
+    pc_error_set(&error, pcclStepAborted, "the step was aborted: it was over for peer %llu, which did not wait for this one",
                  (unsigned long long)owed->to);
-    pc_error_hint(&error, "nothing of the step counts at any peer; do it again, or raise PCCL_OP_TIMEOUT");
+    pc_error_hint(&error, "nothing of the step counts at any peer; do it again. If this peer was late, raise PCCL_OP_TIMEOUT");
     owed->steps--;
     /* What fails this peer's next step may have been said already, when it was in this one. */
     tell_result(master, peer, serial, &error, owed->steps > 0 || group->step_failed);
@@ -89,7 +101,8 @@ static void take_late(struct pc_master *master, struct pc_peer *peer, const stru
  * The others are in the step or before it, so it is over for all only with an epoch: what is in flight in the old one ends
  * alike everywhere. All that needs memory is done first.
  */
-static void give_up(struct pc_master *master, struct pc_peer *peer, struct pc_group *group, uint64_t now_ns) {
+static void give_up(struct pc_master *master, struct pc_peer *peer, struct pc_group *group, const pc_error *error,
+                    uint64_t now_ns) {
     if (group->given_up_by != 0) return;
     PC_EACH_PEER(master, member) {
         if (!pc_master_in_group(member, group) || owed_by(member, group->subset, true) != NULL) continue;
@@ -99,9 +112,21 @@ static void give_up(struct pc_master *master, struct pc_peer *peer, struct pc_gr
         pc_master_remove(master, peer, &why, true, now_ns);
         return;
     }
-    poison_step(master, peer, group, "gave up its vote on the step");
+    poison_step(master, group, error);
     group->given_up_by = peer->id;
-    pc_master_flush(master, group, now_ns);
+    const pc_error cause = fault_of(peer, pcclRankConnectionLost, "gave up a step, which begins a new epoch of its group",
+                                    "no member was lost: do again what was in flight");
+    pc_master_flush(master, group, &cause, now_ns);
+}
+
+
+void pc_master_votes_end(struct pc_master *master, struct pc_peer *peer, const pc_error *error, uint64_t now_ns) {
+    for (size_t i = 0; i < peer->vote_count; i++) {
+        struct pc_group *group = pc_master_group_of_peer(master, peer, peer->votes[i].subset);
+        if (group == NULL || group->given_up_by != 0) continue;
+        group->step_end = *error;
+        give_up(master, peer, group, error, now_ns);
+    }
 }
 
 void pc_master_vote(struct pc_master *master, struct pc_peer *peer, const struct pc_msg_call *call, uint64_t now_ns) {
@@ -138,9 +163,12 @@ void pc_master_vote(struct pc_master *master, struct pc_peer *peer, const struct
         const pc_error error = {.code = pcclRankConnectionLost, .message = "the group is broken"};
         pc_master_vote_answer(master, peer, call->subset, &error);
     } else if (call->value == PC_VOTE_GIVE_UP) {
-        give_up(master, peer, group, now_ns);
+        const pc_error error = fault_of(peer, pcclStepAborted, "has voted against the step", AGAIN);
+        if (group->given_up_by == 0) failed_at(peer, &group->step_end);
+        give_up(master, peer, group, &error, now_ns);
     } else if (!vote.yes) {
-        poison_step(master, peer, group, "has voted against the step");
+        const pc_error error = fault_of(peer, pcclStepAborted, "has voted against the step", AGAIN);
+        poison_step(master, group, &error);
     }
 }
 
@@ -150,7 +178,8 @@ bool pc_master_vote_cancel(struct pc_master *master, struct pc_peer *peer, uint6
     for (size_t i = 0; i < peer->vote_count; i++) {
         if (peer->votes[i].serial != serial) continue;
         struct pc_group *group = pc_master_group_of_peer(master, peer, peer->votes[i].subset);
-        if (group != NULL) give_up(master, peer, group, now_ns);
+        const pc_error error = fault_of(peer, pcclStepAborted, "gave up its vote on the step", AGAIN);
+        if (group != NULL) give_up(master, peer, group, &error, now_ns);
         return true;
     }
     return false;
@@ -186,16 +215,20 @@ void pc_master_step_over(struct pc_master *master, struct pc_group *group) {
         owed->to = group->given_up_by;
         if (late != NULL) late[late_count++] = peer->id;
     }
-    char list[200];
-    pc_master_list_ids(late, late_count, list, sizeof list);
-    pc_error error = {.peer_id = late_count > 0 ? late[0] : 0};
-    pc_error_set(&error, pcclStepAborted, "the step was aborted: peer %llu gave up its vote on it; not voted: peers %s",
-                 (unsigned long long)group->given_up_by, list);
-    pc_error_hint(&error, "nothing of the step counts at any peer; do it again, or raise PCCL_OP_TIMEOUT");
+    char list[200] = "";
+    if (late_count > 0) pc_master_list_ids(late, late_count, list, sizeof list);
+    pc_error error = group->step_end;
+    if (error.code == pcclSuccess) {
+        error.peer_id = late_count > 0 ? late[0] : 0;
+        pc_error_set(&error, pcclStepAborted, "the step was aborted: peer %llu gave up its vote on it%s%s",
+                     (unsigned long long)group->given_up_by, late_count > 0 ? "; not voted: peers " : "", list);
+        pc_error_hint(&error, "nothing of the step counts at any peer; do it again, or raise PCCL_OP_TIMEOUT");
+    }
     PC_EACH_PEER(master, peer) {
         if (pc_master_in_group(peer, group)) pc_master_vote_answer(master, peer, group->subset, &error);
     }
     group->given_up_by = 0;
+    group->step_end = (pc_error){0};
 }
 
 /* Counting ------------------------------------------------------------------------------------------------------ */
@@ -244,10 +277,7 @@ static void judge_step(struct pc_master *master, const struct pc_group *group, p
     }
     *error = (pc_error){0};
     if (against != NULL) {
-        error->peer_id = against->id;
-        pc_error_set(error, pcclStepAborted, "the step was aborted: something in it failed at peer %llu",
-                     (unsigned long long)against->id);
-        pc_error_hint(error, "nothing of the step counts at any peer; do it again");
+        failed_at(against, error);
     } else if (!PC_MUTANT(PC_MUTANT_STEP_UNCOMPARED)) {
         compare_steps(master, group, error);
     }
@@ -267,7 +297,9 @@ static void end_step(struct pc_master *master, struct pc_group *group) {
         if (group == NULL) return; /* it could not be planned anew, and was broken */
     }
     PC_EACH_PEER(master, peer) {
-        if (pc_master_in_group(peer, group)) pc_master_vote_answer(master, peer, group->subset, commit ? NULL : &error);
+        if (!pc_master_in_group(peer, group)) continue;
+        if (commit) peer->young = false;
+        pc_master_vote_answer(master, peer, group->subset, commit ? NULL : &error);
     }
     pc_master_moved(master, group, NULL);
 }
@@ -287,7 +319,7 @@ void pc_master_count_votes(struct pc_master *master, struct pc_group *group) {
 }
 
 void pc_master_end_broken(struct pc_master *master, struct pc_group *subset) {
-    if (all_voted(master, subset)) {
+    if (all_voted(master, subset) && subset->given_up_by == 0) {
         end_step(master, subset);
         return;
     }

@@ -417,12 +417,16 @@ static uint32_t in_the_way(struct pc_member *member, struct pc_member_group *gro
     }
 }
 
-/* Steps of different groups may end at the same time, by threads of their own. */
+/* Steps may end while another thread ends one of another group, or asks for newcomers. */
+static bool go_together(const struct pc_call *a, const struct pc_call *b) {
+    if (a->kind == PC_CALL_END_STEP && b->kind == PC_CALL_END_STEP) return a->group != b->group;
+    return (a->kind == PC_CALL_END_STEP && b->kind == PC_CALL_PEERS_PENDING) ||
+           (a->kind == PC_CALL_PEERS_PENDING && b->kind == PC_CALL_END_STEP);
+}
+
 static bool in_another(const struct pc_member *member, const struct pc_call *call) {
     for (const struct pc_list *node = member->calls.next; node != &member->calls; node = node->next) {
-        const struct pc_call *other = PC_LIST_ENTRY(node, const struct pc_call, node);
-        const bool both_vote = call->kind == PC_CALL_END_STEP && other->kind == PC_CALL_END_STEP;
-        if (!both_vote || call->group == other->group) return true;
+        if (!go_together(call, PC_LIST_ENTRY(node, const struct pc_call, node))) return true;
     }
     return false;
 }
@@ -451,8 +455,8 @@ static const char *obstacle(struct pc_member *member, struct pc_member_group *gr
 }
 
 static uint64_t vote_on(const struct pc_member_group *group, const struct pc_call *call) {
-    if (group->step_poison.code == pcclTimeout) return PC_VOTE_GIVE_UP;
-    return call->vote && group->step_poison.code == pcclSuccess ? PC_VOTE_FOR : PC_VOTE_AGAINST;
+    if (group->step_poison.code == pcclSuccess) return call->vote ? PC_VOTE_FOR : PC_VOTE_GIVE_UP;
+    return group->step_poison.code == pcclTimeout ? PC_VOTE_GIVE_UP : PC_VOTE_AGAINST;
 }
 
 static void post_joint(struct pc_member *member, struct pc_call *call) {
@@ -558,7 +562,7 @@ void pc_member_view(const struct pc_member *member, struct pc_member_view *view)
         .id = member->id,
         .epoch = member->epoch.number,
         .incarnation = member->epoch.incarnation,
-        .group_epoch = member->group.epoch,
+        .group_epoch = member->group.members_epoch,
         .members = member->epoch.members,
         .member_count = (uint32_t)member->epoch.member_count,
         .lost = &member->lost,

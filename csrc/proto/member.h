@@ -46,7 +46,7 @@ void pc_member_abort(struct pc_member *member, pc_status code, const char *why, 
 struct pc_member_view {
     bool connected; /* member of an epoch */
     uint64_t id, epoch, incarnation;
-    uint64_t group_epoch; /* in which this peer's group last changed */
+    uint64_t group_epoch; /* in which the members of this peer's group last changed */
     const struct pc_member_record *members;
     uint32_t member_count;
     const pc_error *lost; /* why it is out of the run; code 0: it has not been in one, or is in it */

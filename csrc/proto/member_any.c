@@ -21,9 +21,8 @@ static uint32_t source_of(const struct pc_member_group *group, const struct pc_t
 }
 
 /* A send has failed before it was received: a receive from there has failed too. */
-static bool has_failed(const struct pc_member_group *group, const struct pc_tag *tag) {
-    return !pc_list_empty(&tag->tombstones) &&
-           PC_LIST_ENTRY(tag->tombstones.next, const struct pc_tombstone, node)->epoch == group->epoch;
+static bool has_failed(const struct pc_tag *tag) {
+    return !pc_list_empty(&tag->tombstones);
 }
 
 static bool has_begun(const struct pc_member_group *group, struct pc_tag *tag) {
@@ -38,13 +37,27 @@ bool pc_op_find_source(struct pc_member_group *group, struct pc_call *call) {
     for (const struct pc_list *node = bucket->next; node != bucket; node = node->next) {
         struct pc_tag *tag = PC_LIST_ENTRY(node, struct pc_tag, node);
         if (tag->number != call->tag || !is_for(tag, group->ids[group->rank])) continue;
-        if (failed == PC_RANK_NONE && has_failed(group, tag)) failed = source_of(group, tag);
+        if (failed == PC_RANK_NONE && has_failed(tag)) failed = source_of(group, tag);
         if (begun == PC_RANK_NONE && has_begun(group, tag)) begun = source_of(group, tag);
     }
     const uint32_t source = failed != PC_RANK_NONE ? failed : begun;
     if (source == PC_RANK_NONE) return false;
     call->source = source;
     return true;
+}
+
+bool pc_op_find_failed(struct pc_member_group *group, struct pc_call *call) {
+    if (group->n < 2 || group->rank == PC_RANK_NONE) return false;
+    const struct pc_list *bucket = pc_op_tags(group, call->tag);
+    for (const struct pc_list *node = bucket->next; node != bucket; node = node->next) {
+        const struct pc_tag *tag = PC_LIST_ENTRY(node, const struct pc_tag, node);
+        const uint32_t source = source_of(group, tag);
+        if (tag->number != call->tag || !is_for(tag, group->ids[group->rank]) || !has_failed(tag) || source == PC_RANK_NONE) continue;
+        call->source = source;
+        call->target = group->rank; /* which may be another one since the call */
+        return true;
+    }
+    return false;
 }
 
 void pc_op_offer(struct pc_member *member, struct pc_tag *tag) {

@@ -321,9 +321,18 @@ void pc_member_control_tick(struct pc_member *member, uint64_t now_ns) {
     if (late) {
         pc_error error = {.last_heard_ms = silent_ns / PC_NS_PER_MS};
         pc_address_format(&control->remote, error.peer_address, sizeof error.peer_address);
-        pc_error_set(&error, pcclMasterConnectionFailed, "the master at %s has been silent for %llu ms",
-                     error.peer_address, (unsigned long long)error.last_heard_ms);
-        pc_error_hint(&error, "check the master's process and the network to it; connect again to join as a newcomer");
+        if (member->phase == PC_MEMBER_WELCOME) {
+            /* It answers, so it lives: what it waits for is its own connection to this peer. */
+            pc_error_set(&error, pcclMasterConnectionFailed,
+                         "the master at %s has not registered this peer within %llu ms: it tries to connect back to it first",
+                         error.peer_address, (unsigned long long)(member->config.handshake_timeout_ns / PC_NS_PER_MS));
+            pc_error_hint(&error, "open this peer's port to the master and the other hosts (firewall, NAT), or set "
+                                  "PCCL_ADVERTISE to an address at which they reach it");
+        } else {
+            pc_error_set(&error, pcclMasterConnectionFailed, "the master at %s has been silent for %llu ms",
+                         error.peer_address, (unsigned long long)error.last_heard_ms);
+            pc_error_hint(&error, "check the master's process and the network to it; connect again to join as a newcomer");
+        }
         pc_member_lose(member, &error, false);
         return;
     }

@@ -99,17 +99,21 @@ static pc_status copy_order(struct pc_member *member, struct pc_member_group *gr
     group->ids = ids;
     if (!pc_grow(&ring, &group->ring_capacity, n, sizeof *group->ring)) return pcclNoMemory;
     group->ring = ring;
+    bool changed = group->n != n;
     group->n = n;
     group->rank = PC_RANK_NONE;
     for (uint32_t i = 0; i < n; i++) seen[i] = false;
     for (uint32_t i = 0; i < n; i++) {
         const uint32_t rank = ((const struct pc_index_item *)record->ring.items)[i].index;
-        group->ids[i] = ((const struct pc_id_item *)record->members.items)[i].id;
+        const uint64_t id = ((const struct pc_id_item *)record->members.items)[i].id;
+        changed |= group->ids[i] != id;
+        group->ids[i] = id;
         if (group->ids[i] == member->id) group->rank = i;
         if (rank >= n || seen[rank]) return pcclProtocolError;
         seen[rank] = true;
         group->ring[i] = rank;
     }
+    if (changed) group->members_epoch = record->epoch;
     return pcclSuccess;
 }
 

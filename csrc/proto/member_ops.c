@@ -295,7 +295,7 @@ static struct pc_op *new_op(struct pc_member *member, struct pc_member_group *gr
 
 /* The ranks and the sizes in it are those of an older epoch. */
 static bool is_stale(const struct pc_member_group *group, const struct pc_call *call) {
-    return call->group_epoch != 0 && call->group_epoch != group->epoch && group->n > 1;
+    return call->group_epoch != 0 && call->group_epoch != group->members_epoch && group->n > 1;
 }
 
 /*
@@ -407,9 +407,9 @@ static void start_call(struct pc_member *member, struct pc_member_group *group, 
     const pc_status status = pc_op_start(op, now_ns);
     op->phase = PC_OP_RUNNING;
     if (status != pcclSuccess) {
-        pc_error error = {0};
-        pc_error_set(&error, status, "%s could not start: %s", pc_collective_name(call->shape.collective),
-                     pc_status_text(status));
+        pc_error error = {.peer_id = member->id};
+        pc_error_set(&error, status, "%s could not start at peer %llu: %s", pc_collective_name(call->shape.collective),
+                     (unsigned long long)member->id, pc_status_text(status));
         pc_op_fail(op, &error);
         return;
     }
@@ -585,6 +585,17 @@ void pc_member_ops_lose(struct pc_member *member, const pc_error *error) {
     }
 }
 
+static void fail_parked(struct pc_member *member, struct pc_member_group *group) {
+    for (struct pc_list *node = member->parked.next, *next; node != &member->parked; node = next) {
+        next = node->next;
+        struct pc_call *call = PC_LIST_ENTRY(node, struct pc_call, node);
+        if (call->group != group->subset || !pc_op_find_failed(group, call)) continue;
+        pc_list_remove(node);
+        member->posted_count--;
+        (void)consume_tombstone(member, group, call);
+    }
+}
+
 static void flip_op(struct pc_op *op, void *context) {
     if (op->key.epoch >= op->group->epoch) return;
     if (op->phase == PC_OP_HELD) {
@@ -602,7 +613,10 @@ void pc_member_ops_flip(struct pc_member *member, struct pc_member_group *group,
     pc_error error = {.code = pcclRankConnectionLost, .message = "the group changed under the operation"};
     if (cause->code != pcclSuccess) error = *cause;
     pc_op_each_in(group, flip_op, &error);
-    pc_member_end_parked(member, group, PC_PARKED_ALL, NULL, &error);
+    /* A send that fails with the epoch, and its receive, fail together. Others go on if their members are the same. */
+    fail_parked(member, group);
+    const bool same_members = group->members_epoch != group->epoch && group->broken.code == pcclSuccess;
+    if (!same_members) pc_member_end_parked(member, group, PC_PARKED_ALL, NULL, &error);
     free_idle_tags(group, false);
 }
 

@@ -65,6 +65,7 @@ struct pc_member_group {
     void *cost_memory;
     size_t cost_capacity;
     bool ring_only; /* some pair has no link */
+    uint64_t members_epoch; /* in which its members last changed */
     bool step_open; /* operations of a step were posted, and it has not been voted on */
     struct pc_step_sum step; /* of that */
     pc_error step_poison; /* why the step fails; code 0: it does not */

@@ -176,11 +176,11 @@ static const struct pc_tensor *current_tensor(const struct pc_member_sync *sync)
     return &sync->call->tensors[current_key(sync)];
 }
 
-static void give_up(struct pc_member *member, const char *what) {
+static void give_up(struct pc_member *member, pc_status code, const char *what) {
     struct pc_member_sync *sync = &member->sync;
-    pc_error error = {.peer_id = sync->source};
-    pc_error_set(&error, pcclProtocolError, "tensor '%s' from peer %llu: %s; the old revision is untouched",
-                 current_tensor(sync)->name, (unsigned long long)sync->source, what);
+    pc_error error = {.peer_id = code == pcclNoMemory ? member->id : sync->source};
+    pc_error_set(&error, code, "tensor '%s', from peer %llu to peer %llu: %s; the old revision is untouched",
+                 current_tensor(sync)->name, (unsigned long long)sync->source, (unsigned long long)member->id, what);
     PC_LOG(pcclLogWarn, "%s: %s", member->machine.name, error.message);
     sync->key_at = sync->keys.count; /* nothing more is asked for */
     report(member, &error);
@@ -298,11 +298,11 @@ static void digests_arrived(struct pc_member *member) {
     pc_digest128(sync->source_blocks, len_bytes, digest);
     const struct pc_digest_item *wanted = (const struct pc_digest_item *)sync->digests.items + sync->key_at;
     if (memcmp(digest, wanted->digest, sizeof digest) != 0) {
-        give_up(member, "the digests of its blocks do not make the elected digest");
+        give_up(member, pcclProtocolError, "the digests of its blocks do not make the elected digest");
         return;
     }
     if (make_region(member) != pcclSuccess) {
-        give_up(member, "there is no memory to stage it");
+        give_up(member, pcclNoMemory, "the receiver has no memory to stage it");
         return;
     }
     advance(member);
@@ -314,7 +314,7 @@ static void block_arrived(struct pc_member *member, const struct staged *staged)
     pc_digest128(staged->bytes, staged->len_bytes, digest);
     const uint8_t *wanted = sync->source_blocks + (size_t)staged->block * PC_DIGEST_BYTES;
     if (memcmp(digest, wanted, sizeof digest) != 0 && !PC_MUTANT(PC_MUTANT_NO_BLOCK_DIGEST)) {
-        give_up(member, "a block does not have its digest");
+        give_up(member, pcclProtocolError, "a block does not have its digest");
         return;
     }
     sync->blocks_out--;

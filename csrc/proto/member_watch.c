@@ -58,6 +58,7 @@ void pc_member_report_state(struct pc_member *member, struct pc_member_group *gr
 struct stall_scan {
     struct pc_stall *stalls;
     uint32_t count;
+    bool idle; /* something has not moved for a while, though perhaps nobody waits for it */
     uint64_t now_ns;
 };
 
@@ -65,7 +66,9 @@ enum { STALL_NS = 1000000000, STALLS_MAX = 64 };
 
 static void add_stall(struct pc_op *op, void *context) {
     struct stall_scan *scan = context;
-    const bool waiting = op->phase != PC_OP_HELD && op->call->blocking && scan->now_ns - op->progress_ns >= STALL_NS;
+    const bool idle = op->phase != PC_OP_HELD && scan->now_ns - op->progress_ns >= STALL_NS;
+    const bool waiting = idle && op->call->blocking;
+    scan->idle |= idle;
     if (!waiting || scan->count == STALLS_MAX) return;
     const uint64_t blocked_ms = (scan->now_ns - op->progress_ns) / PC_NS_PER_MS;
     scan->stalls[scan->count++] =
@@ -89,7 +92,7 @@ static void add_parked(struct pc_member *member, struct stall_scan *scan) {
 void pc_member_report_stalls(struct pc_member *member, uint64_t now_ns) {
     member->stall_ns = now_ns + STALL_NS;
     struct pc_stall stalls[STALLS_MAX];
-    struct stall_scan scan = {stalls, 0, now_ns};
+    struct stall_scan scan = {.stalls = stalls, .now_ns = now_ns};
     pc_op_each(member, add_stall, &scan);
     add_parked(member, &scan);
     for (struct pc_list *node = member->calls.next; node != &member->calls && scan.count < STALLS_MAX;
@@ -100,8 +103,10 @@ void pc_member_report_stalls(struct pc_member *member, uint64_t now_ns) {
                                                  .key = {.group = member->group.number, .subset = call->group},
                                                  .blocked_ms = (now_ns - call->posted_ns) / PC_NS_PER_MS};
     }
-    if (scan.count == 0 && !member->stalled) return;
-    member->stalled = scan.count > 0;
+    /* Others may ask who has posted what they wait for. */
+    const bool any = scan.count > 0 || scan.idle;
+    if (!any && !member->stalled) return;
+    member->stalled = any;
     struct state_list list;
     if (!posted_ops(member, NULL, &list)) return;
     const struct pc_msg_stalled message = {member->heard, member->threads_free, {stalls, scan.count}, {list.keys, list.key_count}};

@@ -116,6 +116,8 @@ static inline bool pc_op_in_step(const struct pc_op *op) {
 bool pc_op_from_anybody(const struct pc_call *call);
 /* Somebody has sent already, or has failed to: call becomes a receive from there. */
 bool pc_op_find_source(struct pc_member_group *group, struct pc_call *call);
+/* The same, of those whose send has failed. */
+bool pc_op_find_failed(struct pc_member_group *group, struct pc_call *call);
 /* It fails by itself, and its step with it. False: it is not parked. */
 bool pc_op_fail_parked(struct pc_member *member, struct pc_call *call, const pc_error *error);
 /* The master ends one that is parked; key: as it was reported. */

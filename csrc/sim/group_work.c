@@ -35,8 +35,10 @@ static bool comes_late(const struct pc_workload *workload, const struct program 
 
 uint64_t pc_group_vote_limit(const struct pc_workload *workload, const struct program *program, const struct operation *op) {
     const uint64_t which = (uint64_t)op->tag << 16 | (uint64_t)op->attempt << 8 | program->slot;
-    const bool gives_up = op->attempt < 3 && pc_workload_mix(workload->config.seed ^ 0x901, op->step, which) % 4 == 0;
-    return gives_up ? PC_NS_PER_MS : 0;
+    static const uint64_t limits_ms[] = {1, 1, 3, 10, 30, 300, 1000, 2500};
+    const uint64_t bits = pc_workload_mix(workload->config.seed ^ 0x901, op->step, which);
+    const bool gives_up = op->attempt < 4 && bits % 3 == 0;
+    return gives_up ? limits_ms[bits >> 20 & 7] * PC_NS_PER_MS : 0;
 }
 
 static void post_all(struct pc_workload *workload, struct program *program) {

@@ -2,7 +2,8 @@
  * User programs and laws of the simulation.
  *
  * Laws, checked at every completion and every event:
- *   L1  every call ends within CALL_LIMIT of virtual time, and every program that was not killed comes to its end
+ *   L1  every call ends within CALL_LIMIT of virtual time, and every program that was not killed comes to its end;
+ *       who answers in time is not removed for others' silence
  *   L2  an attempt of an operation succeeds on all that survive it or fails on all; after a failure the inputs are as
  *       before; nobody is through before all have called, and nobody writes to a buffer after its call has ended
  *   L3  all that succeed hold the bytes that the operation makes of the inputs of those that took part (oracle.c)
@@ -313,6 +314,10 @@ static void completed(void *context, struct pc_process *process, struct pc_call 
     struct program *program = call->user;
     (void)process;
     const uint64_t took_ns = pc_world_now(workload->world) - call->posted_ns;
+    const bool evicted = call->outcome.error.code == pcclEvicted && program->process->paused_until_ns == 0 && !workload->cut_off;
+    if (evicted && strstr(call->outcome.error.message, "did not answer in time") != NULL) {
+        pc_workload_violate(workload, "L1: peer %u was well, and was removed: %s", program->slot, call->outcome.error.message);
+    }
     if (took_ns > CALL_LIMIT_S * PC_NS_PER_S && call->kind != PC_CALL_CONNECT) {
         pc_workload_violate(workload, "L1: %s of peer %u took %llu s", pc_call_name(call->kind), program->slot,
                 (unsigned long long)(took_ns / PC_NS_PER_S));
@@ -423,6 +428,7 @@ static void alarm(void *context, uint32_t what, uint32_t which) {
     case ALARM_DEAFEN: {
         const bool for_ever = pc_world_below(workload->world, 4) == 0;
         const uint32_t other = (uint32_t)pc_world_below(workload->world, workload->config.peers + 1);
+        workload->cut_off |= which == 0 || other == 0;
         pc_world_deafen(workload->world, which, other, for_ever ? 0 : pc_world_below(workload->world, 3 * seconds));
         break;
     }

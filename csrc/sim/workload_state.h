@@ -77,6 +77,7 @@ struct pc_workload {
     bool stop, broken;
     bool crashed; /* config.crash_event has come */
     bool disturbed; /* by faults: without them no link may be lost */
+    bool cut_off; /* somebody could not hear the master, or the master him, for a while */
     char verdict[512];
 };
 
@@ -106,9 +107,9 @@ void pc_group_rested(struct pc_workload *workload, struct program *program);
 bool pc_group_all_done(const struct program *program);
 void pc_group_vote(struct pc_workload *workload, struct program *program);
 void pc_group_voted(struct pc_workload *workload, struct program *program);
-/* Nobody has written to the memory of an operation since it ended. */
 /* The time limit of the program's vote on its next attempt; 0: the usual one. Now and then it gives up early. */
 uint64_t pc_group_vote_limit(const struct pc_workload *workload, const struct program *program, const struct operation *op);
+/* Nobody has written to the memory of an operation since it ended. */
 bool pc_group_untouched(const struct program *program);
 void pc_group_free(struct program *program);
 

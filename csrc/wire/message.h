@@ -214,9 +214,9 @@ struct pc_step_sum {
     uint64_t sends, receives, channels; /* sum of the digests of the sends' tags, channels and seqs, less the receives' */
 };
 enum pc_step_vote {
-    PC_VOTE_AGAINST = 0, /* something has failed here */
+    PC_VOTE_AGAINST = 0, /* something has failed, and the others know */
     PC_VOTE_FOR = 1,
-    PC_VOTE_GIVE_UP = 2 /* against, and this peer waits for nobody: it has done so, for as long as it may, in the step */
+    PC_VOTE_GIVE_UP = 2 /* against, and this peer waits for nobody: it has its own reason, or has waited long enough */
 };
 struct pc_msg_call {
     uint8_t kind;
