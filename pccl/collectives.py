@@ -15,7 +15,7 @@ import sys
 from array import array
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 
 import numpy as np
 
@@ -117,6 +117,9 @@ def _like(tensor: Any, shape: tuple[int, ...] | None, func_name: str, *, blocks:
     if shape is None:
         shape = (blocks, *tensor.shape) if blocks else tuple(tensor.shape)
     return np.empty(shape, tensor.dtype) if isinstance(tensor, np.ndarray) else tensor.new_empty(shape)
+
+
+_Handle = TypeVar("_Handle", bound=CollectiveHandle)
 
 
 class Place(NamedTuple):
@@ -499,8 +502,7 @@ class Collectives:
             weight=weight, scale=scale, algorithm=algorithm, codec=native_codec(codec, None, collective.name.lower()),
             place=place, op_timeout=op_timeout, awaited=not async_op,
         )  # fmt: skip
-        handle = CollectiveHandle(request, collective, result)
-        self._hold(handle, not async_op)
+        handle = self._held(CollectiveHandle, request, collective, result, not async_op)
         return handle if async_op else handle.result()
 
     def _start_all_reduce(
@@ -526,16 +528,22 @@ class Collectives:
             algorithm=algorithm, codec=codec, residual=_residual_of(residual, source), op_timeout=op_timeout,
             awaited=awaited,
         )  # fmt: skip
-        handle = AsyncReduceHandle(request, Collective.ALL_REDUCE, None)
-        self._hold(handle, awaited)
-        return handle
+        return self._held(AsyncReduceHandle, request, Collective.ALL_REDUCE, None, awaited)
 
-    def _hold(self, handle: CollectiveHandle, awaited: bool) -> None:
-        """An interrupt that comes before this ends the operation, which nobody else knows of."""
-        if self._step is not None:
-            self._step.handles.append(handle)
-        if not awaited:
-            handle._request.keep()
+    def _held(
+        self, kind: type[_Handle], request: Request, collective: Collective, result: Any, awaited: bool
+    ) -> _Handle:
+        """The handle of what was started. An interrupt that comes before the caller has it ends the operation."""
+        try:
+            handle = kind(request, collective, result)
+            if self._step is not None:
+                self._step.handles.append(handle)
+            if not awaited:
+                request.keep()
+        except BaseException:
+            request.close()
+            raise
+        return handle
 
     def _request(
         self,

@@ -796,6 +796,155 @@ def test_an_exception_of_the_block_is_not_hidden_by_a_vote_that_nobody_waits_for
     assert ends[2] in (["StepAbortedError", False], ["OperationTimeoutError", False])
 
 
+def give_up_beside(peer, rank, size):
+    """Nobody but rank 0 is in the step that it gives up. What is in flight fails with it, and nothing later."""
+    comm, ends = peer.comm, []
+
+    def reduce(x):
+        comm.all_reduce(x, tag=77, op_timeout=20)
+
+    def pass_on(x):
+        if rank == 0:
+            comm.send(x, 1, tag=5, op_timeout=20)
+        elif rank == 1:
+            comm.recv(x, 0, tag=5, op_timeout=20)
+
+    if rank == 0:
+        time.sleep(0.3)
+        try:
+            with comm.step():
+                pass
+        except pccl.OperationTimeoutError as error:
+            ends.append(type(error).__name__)
+    for call in (reduce, reduce, pass_on):
+        x = np.full(4, rank + 1.0)
+        try:
+            call(x)
+            ends.append(x[0])
+        except pccl.PCCLError as error:
+            ends.append(f"{type(error).__name__}: {error.record.phase}: {error.record.message}")
+    return ends
+
+
+def test_what_is_in_flight_when_a_step_is_given_up_fails_for_all_and_says_so():
+    with Cluster(PCCL_OP_TIMEOUT="1") as cluster:
+        peers = cluster.join(3)
+        ends = everywhere(peers, give_up_beside)
+    why = f"peer {peers[0].id} gave up a step, which begins a new epoch of its group"
+    lost = f"RankConnectionLostError: all_reduce: {why}"
+    assert ends == [["OperationTimeoutError", lost, 6.0, 1.0], [lost, 6.0, 1.0], [lost, 6.0, 3.0]]
+
+
+def raise_in_two_steps(peer, rank, size):
+    comm, start, seen = peer.comm, time.monotonic(), ""
+    with comm.new_group([0, 1]) as group:
+        try:
+            with comm.step(), group.step() if group.is_member else contextlib.nullcontext():
+                if rank == 1:
+                    raise ValueError("no data")
+                comm.all_reduce(np.ones(10), op_timeout=20)
+        except (pccl.StepAbortedError, ValueError) as error:
+            seen = type(error).__name__
+    return [seen, time.monotonic() - start < 1]
+
+
+def test_an_exception_in_nested_steps_ends_both_at_once(three):
+    assert everywhere(three, raise_in_two_steps) == [
+        ["StepAbortedError", True],
+        ["ValueError", True],
+        ["StepAbortedError", True],
+    ]
+
+
+def vote_beside_a_question(peer, rank, size):
+    """One thread asks for newcomers, which is answered when all ask; another ends a step."""
+    comm, ends = peer.comm, []
+    with comm.new_group([0, 1]) as group:
+        asks = threading.Thread(target=lambda: ends.append(comm.are_peers_pending()))
+        if rank == 0:
+            asks.start()
+            time.sleep(0.3)
+        if group.is_member:
+            with group.step():
+                group.all_reduce(np.ones(4), op_timeout=5)
+            ends.append("committed")
+        if rank != 0:
+            time.sleep(0.3)
+            asks.start()
+        asks.join()
+    return ends
+
+
+def test_a_step_ends_while_another_thread_asks_for_newcomers(three):
+    assert everywhere(three, vote_beside_a_question) == [["committed", False], ["committed", False], [False]]
+
+
+def cancel_at_random(peer, rank, size, rounds):
+    rng, ends = np.random.default_rng(5), []
+    for tag in range(rounds):
+        x = np.full(10, rank + 1.0)
+        handle = peer.comm.all_reduce_async(x, tag=tag, op_timeout=5)
+        if rank == 0:
+            until = time.perf_counter() + rng.uniform(0, 6e-4)
+            while time.perf_counter() < until:
+                pass
+            handle.cancel()
+        try:
+            handle.result()
+            ends.append(x[0])
+        except pccl.OperationCancelledError:
+            ends.append("restored" if np.all(x == rank + 1.0) else x[0])
+    return ends
+
+
+def test_a_cancel_that_comes_too_late_is_no_cancel():
+    with Cluster() as cluster:
+        first, second = everywhere(cluster.join(2), cancel_at_random, rounds=1000)
+    assert set(zip(first, second, strict=True)) <= {("restored", "restored"), (3.0, 3.0)}
+
+
+def interrupt_at_random(peer, rank, size, rounds):
+    """Whatever a call has come to, nothing touches its buffer later; steps go on."""
+    rng, armed, wrong = np.random.default_rng(rank), [False], []
+
+    def interrupted(*_):
+        if armed.pop():
+            raise KeyboardInterrupt
+        armed.append(False)
+
+    signal.signal(signal.SIGALRM, interrupted)
+    for tag in range(rounds):
+        x = np.full(1000, rank + 1.0)
+        if rank != 0:
+            time.sleep(0.01)
+        try:
+            with peer.comm.step() if tag % 2 else contextlib.nullcontext():
+                if rank == 0:
+                    armed[:] = [True]
+                    signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 2e-4))
+                peer.comm.all_reduce(x, tag=100 + tag, op_timeout=0.3)
+                armed[:] = [False]
+        except KeyboardInterrupt:
+            pass
+        except pccl.PCCLError as error:  # a time limit: the other one has not called at all
+            if not isinstance(error, pccl.StepAbortedError | pccl.OperationCancelledError | pccl.OperationTimeoutError):
+                wrong.append(str(error))
+        armed[:] = [False]
+        value = x[0]
+        if rank == 0:
+            time.sleep(0.02)
+            wrong += [f"{value} became {x[0]}"] if x[0] != value else []
+        peer.comm.barrier(tag=2, op_timeout=5)
+        if x[0] != value:
+            wrong.append("written later")
+    return wrong
+
+
+def test_an_interrupt_leaves_nothing_behind_that_runs_on():
+    with Cluster() as cluster:
+        assert everywhere(cluster.join(2), interrupt_at_random, rounds=60) == [[], []]
+
+
 def leave_nested_steps(peer, rank, size):
     comm = peer.comm
     start = time.monotonic()

@@ -244,6 +244,30 @@ def test_stopped_peer_in_an_operation_is_evicted_and_learns_why(cluster):
     check_goes_on(cluster, [*survivors, victim])
 
 
+def make_group(peer, ranks):
+    peer.group = peer.comm.new_group(ranks)
+
+
+def vote_in_group(peer):
+    try:
+        with peer.group.step():
+            pass
+    except pccl.PCCLError as error:
+        return type(error).__name__
+    return "committed"
+
+
+def test_a_silent_peer_costs_those_their_place_that_are_silent_only():
+    """It is in a group whose other member gives up a vote; when it is removed, all are frozen at that moment."""
+    with Cluster(PCCL_OP_TIMEOUT="1", PCCL_DEAD_TIMEOUT="2") as cluster:
+        peers = [cluster.spawn() for _ in range(5)]
+        cluster.join_in_order(peers)
+        cluster.call(peers, make_group, ranks=[0, 1])
+        peers[1].send_signal(signal.SIGSTOP)
+        assert peers[0].call(vote_in_group) == "OperationTimeoutError"
+        check_goes_on(cluster, [peers[0], *peers[2:]])
+
+
 def test_stopped_peer_while_idle(cluster):
     peers = cluster.join(3)
     peers[2].send_signal(signal.SIGSTOP)

@@ -116,8 +116,7 @@ static void close_reduce(struct pcclRequest_t *request) {
 static void map_code(struct pc_call *call) {
     pc_error *error = &call->outcome.error;
     if (error->code != pcclSuccess && error->phase[0] == '\0') {
-        const char *name = call->kind == PC_CALL_COLLECTIVE ? pc_collective_name(call->shape.collective) : pc_call_name(call->kind);
-        pc_text_copy(error->phase, sizeof error->phase, pc_text_of(name));
+        pc_text_copy(error->phase, sizeof error->phase, pc_text_of(pc_call_phase(call)));
     }
     if (call->kind != PC_CALL_SYNC_STATE) return;
     switch (error->code) {

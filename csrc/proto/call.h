@@ -65,6 +65,11 @@ struct pc_call {
     pcclOutcome_t outcome; /* outcome.error.code: the result */
 };
 
+/* What an error record calls it. */
+static inline const char *pc_call_phase(const struct pc_call *call) {
+    return call->kind == PC_CALL_COLLECTIVE ? pc_collective_name(call->shape.collective) : pc_call_name(call->kind);
+}
+
 /* Digests of all tensors: long work, done by the poster's thread. tensors[i].blocks is allocated here. */
 pc_status pc_call_prepare_sync(struct pc_call *call);
 /* Frees what prepare allocated. */

@@ -88,7 +88,7 @@ void pc_member_complete(struct pc_member *member, struct pc_call *call, const pc
     if (call->outcome.error.code != pcclSuccess) {
         pc_error *record = &call->outcome.error;
         if (record->epoch == 0) record->epoch = member->epoch.number;
-        if (record->phase[0] == '\0') pc_text_copy(record->phase, sizeof record->phase, pc_text_of(pc_call_name(call->kind)));
+        if (record->phase[0] == '\0') pc_text_copy(record->phase, sizeof record->phase, pc_text_of(pc_call_phase(call)));
     }
     if (call->kind == PC_CALL_UPDATE_TOPOLOGY || call->kind == PC_CALL_OPTIMIZE_TOPOLOGY) member->topology_call = false;
     pc_actions_add(&member->machine.actions, PC_ACTION_COMPLETE)->call = call;
