@@ -502,8 +502,12 @@ class Collectives:
             weight=weight, scale=scale, algorithm=algorithm, codec=native_codec(codec, None, collective.name.lower()),
             place=place, op_timeout=op_timeout, awaited=not async_op,
         )  # fmt: skip
-        handle = self._held(CollectiveHandle, request, collective, result, not async_op)
-        return handle if async_op else handle.result()
+        try:
+            handle = self._held(CollectiveHandle(request, collective, result), not async_op)
+            return handle if async_op else handle.result()
+        except BaseException:  # what it has come to, or an interrupt, of which nobody else would know what it has left
+            request.close()
+            raise
 
     def _start_all_reduce(
         self,
@@ -528,21 +532,17 @@ class Collectives:
             algorithm=algorithm, codec=codec, residual=_residual_of(residual, source), op_timeout=op_timeout,
             awaited=awaited,
         )  # fmt: skip
-        return self._held(AsyncReduceHandle, request, Collective.ALL_REDUCE, None, awaited)
-
-    def _held(
-        self, kind: type[_Handle], request: Request, collective: Collective, result: Any, awaited: bool
-    ) -> _Handle:
-        """The handle of what was started. An interrupt that comes before the caller has it ends the operation."""
         try:
-            handle = kind(request, collective, result)
-            if self._step is not None:
-                self._step.handles.append(handle)
-            if not awaited:
-                request.keep()
-        except BaseException:
+            return self._held(AsyncReduceHandle(request, Collective.ALL_REDUCE, None), awaited)
+        except BaseException:  # an interrupt, as in _start
             request.close()
             raise
+
+    def _held(self, handle: _Handle, awaited: bool) -> _Handle:
+        if self._step is not None:
+            self._step.handles.append(handle)
+        if not awaited:
+            handle._request.keep()
         return handle
 
     def _request(
