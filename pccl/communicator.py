@@ -284,6 +284,13 @@ class Communicator(Collectives):
             )
         self._check_no_step("all_reduce_multiple_with_retry")
         waiting = deque(descriptors)
+        places: dict[int, int] = {}
+        for place, item in enumerate(waiting):
+            if places.setdefault(item.descriptor.tag, place) != place:
+                raise invalid_argument(
+                    "all_reduce_multiple_with_retry",
+                    f"descriptors {places[item.descriptor.tag]} and {place} have the same tag",
+                )
         flying: deque[tuple[ReduceOpDescriptor, AsyncReduceHandle]] = deque()
         total = ReduceInfo(self.world_size, 0, 0)
         deadline = time.monotonic() + self._op_timeout_s

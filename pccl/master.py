@@ -29,6 +29,15 @@ def serve(node: MasterNode) -> None:
         node.close()
 
 
+def announcement(listen: str, port: int) -> str:
+    """``listen`` as it was given, with the port that it has come to."""
+    if listen.startswith("["):
+        host = listen.partition("]")[0] + "]"
+    else:
+        host = f"[{listen}]" if listen.count(":") > 1 else listen.partition(":")[0]
+    return f"master listening on {host}:{port}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     import argparse
 
@@ -37,8 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         node = MasterNode(arguments.listen_address)
-        host = arguments.listen_address.rpartition(":")[0] or arguments.listen_address
-        print(f"master listening on {host}:{node.port}", flush=True)
+        print(announcement(arguments.listen_address, node.port), flush=True)
         serve(node)
     except PCCLError as error:
         print(f"pccl_master: {error}", file=sys.stderr)

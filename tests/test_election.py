@@ -370,15 +370,15 @@ def test_where_all_only_receive_all_are_kicked() -> None:
 @pytest.mark.parametrize(
     ("odd", "word"),
     [
-        (Key(1, "v"), "'v' (dtype 10, 8 elements)"),
-        (Key(1, dtype=DOUBLE), "'w' (dtype 11, 8 elements)"),
-        (Key(1, count=9), "'w' (dtype 10, 9 elements)"),
-        (Key(1, free=True), "'w' (dtype 10, 8 elements, may differ)"),
+        (Key(1, "v"), "'v' (float32, 8 elements)"),
+        (Key(1, dtype=DOUBLE), "'w' (float64, 8 elements)"),
+        (Key(1, count=9), "'w' (float32, 9 elements)"),
+        (Key(1, free=True), "'w' (float32, 8 elements, may differ)"),
     ],
 )
 def test_another_tensor_is_kicked_with_both_sorts(odd: Key, word: str) -> None:
     got = elect([Offer(1), Offer(1, (odd,)), Offer(1)], 0)
-    assert got.kicked == {1: f"its tensor {word} is not the elected 'w' (dtype 10, 8 elements)"}
+    assert got.kicked == {1: f"its tensor {word} is not the elected 'w' (float32, 8 elements)"}
     assert got.sources == {}
 
 

@@ -347,11 +347,13 @@ static void connect_resolved(pcclComm_t *comm) {
 }
 
 static void connect_failed(pcclComm_t *comm, const struct pc_endpoint *endpoint, const char *reason) {
+    const bool own = endpoint == &comm->settings.advertise;
     struct pcclRequest_t *request = comm->connect;
     comm->connect = NULL;
     pc_error *error = &request->call.outcome.error;
     memset(&request->call.outcome, 0, sizeof request->call.outcome);
-    (void)pc_error_set(error, pcclMasterConnectionFailed, "cannot resolve host '%s': %s", endpoint->host, reason);
+    (void)pc_error_set(error, pcclMasterConnectionFailed, "cannot resolve host '%s'%s: %s", endpoint->host,
+                       own ? ", which this peer is to be reached at (PCCL_ADVERTISE)" : "", reason);
     pc_error_hint(error, "check the name, or give a numeric address");
     pc_request_complete(request);
 }

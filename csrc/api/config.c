@@ -176,11 +176,21 @@ static pc_status load_addresses(const pcclCommOptions_t *options, struct pc_sett
     }
     const char *advertise = options->advertise != NULL ? options->advertise : variable("PCCL_ADVERTISE");
     if (advertise != NULL) {
-        PC_TRY(pc_endpoint_parse(advertise, 0, &settings->advertise, error));
-        if (settings->advertise.host[0] == '\0') return bad(error, "PCCL_ADVERTISE", advertise, "host or host:port");
+        pc_error ignored = {0};
+        const char *name = options->advertise != NULL ? "advertise" : "PCCL_ADVERTISE", *host = settings->advertise.host;
+        const bool parsed = pc_endpoint_parse(advertise, 0, &settings->advertise, &ignored) == pcclSuccess;
+        const bool nowhere = parsed && (host[0] == '\0' || strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0);
+        if (!parsed || nowhere || (settings->advertise.has_port && settings->advertise.port == 0)) {
+            return bad(error, name, advertise, "host or host:port at which other hosts reach this one");
+        }
     }
     PC_TRY(choose_algorithm(&settings->algorithm, error));
     PC_TRY(choose_text(options->ifname, "PCCL_SOCKET_IFNAME", settings->ifname, sizeof settings->ifname, error));
+    struct pc_address any;
+    if (settings->ifname[0] != '\0' && pc_interface_addresses(settings->ifname, &any, 1) == 0) {
+        return bad(error, options->ifname != NULL ? "ifname" : "PCCL_SOCKET_IFNAME", settings->ifname,
+                   "the name of an interface that is up here and has an address");
+    }
     PC_TRY(choose_ports(options, settings, error));
     /* A port that is told to others and no other wish: it is the one to listen at. */
     if (settings->advertise.has_port && settings->port_max == 0) {

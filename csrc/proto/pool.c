@@ -8,6 +8,32 @@
 
 enum { SEGMENT_BYTES = sizeof(struct pc_segment) + PC_SEGMENT_MAX_BYTES };
 
+enum { LARGE_BYTES = 1 << 20 };
+
+static uint8_t *take_memory(const struct pc_pool *pool, size_t len_bytes) {
+    return len_bytes < LARGE_BYTES || pool->memory.take == NULL ? malloc(len_bytes) : pool->memory.take(len_bytes);
+}
+
+static void give_memory(const struct pc_pool *pool, uint8_t *data, size_t len_bytes) {
+    if (len_bytes < LARGE_BYTES || pool->memory.give == NULL) {
+        free(data);
+    } else if (data != NULL) {
+        pool->memory.give(data, len_bytes);
+    }
+}
+
+/* Gives back all that is kept. False: there was nothing. */
+static bool trim(struct pc_pool *pool) {
+    const bool any = pool->kept_bytes > 0;
+    while (pool->idle_count > 0) free(pool->idle_segments[--pool->idle_count]);
+    for (int i = 0; i < PC_POOL_BUFFERS_MAX; i++) {
+        give_memory(pool, pool->buffers[i].data, pool->buffers[i].capacity);
+        pool->buffers[i].data = NULL;
+    }
+    pool->kept_bytes = 0;
+    return any;
+}
+
 struct pc_segment *pc_pool_take_segment(struct pc_pool *pool) {
     struct pc_segment *segment = NULL;
     if (pool->idle_count > 0) {
@@ -15,6 +41,7 @@ struct pc_segment *pc_pool_take_segment(struct pc_pool *pool) {
         pool->kept_bytes -= SEGMENT_BYTES;
     } else {
         segment = aligned_alloc(_Alignof(struct pc_segment), SEGMENT_BYTES);
+        if (segment == NULL && trim(pool)) segment = aligned_alloc(_Alignof(struct pc_segment), SEGMENT_BYTES);
         if (segment == NULL) return NULL;
     }
     pool->out_count++;
@@ -44,20 +71,6 @@ static size_t rounded(size_t len_bytes) {
     return padded / step * step;
 }
 
-enum { LARGE_BYTES = 1 << 20 };
-
-static uint8_t *take_memory(const struct pc_pool *pool, size_t len_bytes) {
-    return len_bytes < LARGE_BYTES || pool->memory.take == NULL ? malloc(len_bytes) : pool->memory.take(len_bytes);
-}
-
-static void give_memory(const struct pc_pool *pool, uint8_t *data, size_t len_bytes) {
-    if (len_bytes < LARGE_BYTES || pool->memory.give == NULL) {
-        free(data);
-    } else if (data != NULL) {
-        pool->memory.give(data, len_bytes);
-    }
-}
-
 uint8_t *pc_pool_take_buffer(struct pc_pool *pool, size_t len_bytes, size_t *capacity) {
     const size_t want = rounded(len_bytes == 0 ? 1 : len_bytes);
     for (int i = 0; i < PC_POOL_BUFFERS_MAX; i++) {
@@ -69,7 +82,8 @@ uint8_t *pc_pool_take_buffer(struct pc_pool *pool, size_t len_bytes, size_t *cap
         return data;
     }
     *capacity = want;
-    return take_memory(pool, want);
+    uint8_t *data = take_memory(pool, want);
+    return data != NULL || !trim(pool) ? data : take_memory(pool, want);
 }
 
 void pc_pool_give_buffer(struct pc_pool *pool, uint8_t *buffer, size_t capacity) {
@@ -92,9 +106,6 @@ void pc_pool_give_buffer(struct pc_pool *pool, uint8_t *buffer, size_t capacity)
 }
 
 void pc_pool_fini(struct pc_pool *pool) {
-    for (uint32_t i = 0; i < pool->idle_count; i++) free(pool->idle_segments[i]);
-    for (int i = 0; i < PC_POOL_BUFFERS_MAX; i++) {
-        give_memory(pool, pool->buffers[i].data, pool->buffers[i].capacity);
-    }
+    (void)trim(pool);
     *pool = (struct pc_pool){.memory = pool->memory};
 }

@@ -25,9 +25,12 @@ class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         text = str(value).upper().removesuffix("IB").removesuffix("B")
         unit = text[-1:] if text[-1:] in "KMG" else ""
         try:
-            return int(float(text.removesuffix(unit)) * _UNITS[unit])
-        except ValueError:
+            size = int(float(text.removesuffix(unit)) * _UNITS[unit])
+        except (ValueError, OverflowError):
+            size = -1
+        if size < 0:
             self.fail(f"{value!r} is not a size such as 8, 64K or 256M", param, ctx)
+        return size
 
 
 @click.group(name="bench", context_settings={"help_option_names": ["-h", "--help"]})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from pccl.config import read_run_key
-from pccl.master import serve
+from pccl.master import announcement, serve
 from pccl.master_node import MasterNode
 
 
@@ -22,6 +22,5 @@ def command(listen: str, run_key_file: str | None, dead_timeout: float | None, j
         dead_timeout=dead_timeout,
         join_timeout=join_timeout,
     )
-    host = listen.rpartition(":")[0] or listen
-    click.echo(f"master listening on {host}:{node.port}")
+    click.echo(announcement(listen, node.port))
     serve(node)

@@ -103,7 +103,9 @@ def results(jobs_list: list[Job], jobs: int) -> Iterator[tuple[dict[str, int], l
 @click.option(
     "--exhaustive", is_flag=True, help="No other faults than this: each peer crashes after each event of each schedule."
 )
-@click.option("--trace", type=click.IntRange(0), metavar="SEED", help="Run this seed alone and print its event log.")
+@click.option(
+    "--trace", type=click.IntRange(0, 2**64 - 1), metavar="SEED", help="Run this seed alone and print its event log."
+)
 def command(
     seeds: int, seed_start: int, peers: str, ops: int, no_faults: bool, jobs: int, exhaustive: bool, trace: int | None
 ) -> None:
