@@ -117,17 +117,19 @@ def test_a_crash_after_every_event_keeps_the_laws(simulator: Simulator, peers: i
     ("seed", "low", "high"),
     [
         # It failed for one member alone, and the others' call succeeded together with its next one.
-        pytest.param(696, 2, 5, id="a stale call fails for all, with the same members"),
+        pytest.param(1372, 2, 5, id="a stale call fails for all, with the same members"),
         # A send had timed out before its receive was called: later ones were never found.
         pytest.param(16291, 2, 5, id="a receive from anybody after a failed send"),
         # Short segments moved on in a circle and left gaps too small for long ones: all waited for credit.
         pytest.param(4329, 3, 5, id="segments of different sizes in a ring"),
         # A member left its step early, and voted against it; others waited in the step until all were stuck.
-        pytest.param(43, 2, 5, id="who votes against a step fails it at once"),
+        pytest.param(14, 2, 5, id="who votes against a step fails it at once"),
         # Others had given up a step; the next failed for them while this member was still in the one before.
-        pytest.param(749, 3, 6, id="a failure of the next step that is heard of in the last"),
-        pytest.param(343, 3, 5, id="a late vote's answer says what the next step has come to"),
-        pytest.param(129, 3, 4, id="the step after one that was given up begins without its failure"),
+        pytest.param(1838, 3, 6, id="a failure of the next step that is heard of in the last"),
+        pytest.param(90, 3, 5, id="a late vote's answer says what the next step has come to"),
+        pytest.param(767, 3, 4, id="the step after one that was given up begins without its failure"),
+        # When a silent peer was removed, groups were frozen anew, and who was in them had no time to answer.
+        pytest.param(18, 3, 6, id="a silent peer and those that are frozen with it"),
     ],
 )
 def test_what_schedules_have_found(simulator: Simulator, seed: int, low: int, high: int) -> None:

@@ -126,7 +126,10 @@ void pc_master_create_subset(struct pc_master *master, const struct pc_group *gr
 /* Ending -------------------------------------------------------------------------------------------------------- */
 
 void pc_master_free_group(struct pc_master *master, struct pc_group *group) {
-    if (group->subset != 0) master->subset_count--;
+    if (group->subset != 0) {
+        master->subset_count--;
+        pc_master_forget_owed(master, group->subset);
+    }
     pc_list_remove(&group->node);
     pc_master_drop_search(group);
     free(group->ids);

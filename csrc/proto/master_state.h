@@ -359,6 +359,8 @@ void pc_master_count_votes(struct pc_master *master, struct pc_group *group);
 /* group is flushed, and gets its epoch: what that means for its step, before the epoch is sent and after it. */
 void pc_master_step_flushed(struct pc_master *master, struct pc_group *group);
 void pc_master_step_over(struct pc_master *master, struct pc_group *group);
+/* The subset is no more: its number is never used again. */
+void pc_master_forget_owed(struct pc_master *master, uint32_t subset);
 /* The votes on a step of a subset that is broken: they count if all survivors have voted. */
 void pc_master_end_broken(struct pc_master *master, struct pc_group *subset);
 /* master_deadlock.c --------------------------------------------------------------------------------------------- */

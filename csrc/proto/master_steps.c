@@ -53,10 +53,11 @@ static pc_error fault_of(const struct pc_peer *peer, pc_status code, const char 
     return error;
 }
 
-static void failed_at(const struct pc_peer *peer, pc_error *error) {
-    *error = (pc_error){.peer_id = peer->id};
-    pc_error_set(error, pcclStepAborted, "the step was aborted: something in it failed at peer %llu", (unsigned long long)peer->id);
-    pc_error_hint(error, AGAIN);
+static pc_error failed_at(const struct pc_peer *peer) {
+    pc_error error = {.peer_id = peer->id};
+    pc_error_set(&error, pcclStepAborted, "the step was aborted: something in it failed at peer %llu", (unsigned long long)peer->id);
+    pc_error_hint(&error, AGAIN);
+    return error;
 }
 
 /* The others may be waiting in the step for what will not come, and must not wait longer. */
@@ -85,6 +86,13 @@ static struct pc_owed *owed_by(struct pc_peer *peer, uint32_t subset, bool creat
     return &peer->owed[peer->owed_count++];
 }
 
+void pc_master_forget_owed(struct pc_master *master, uint32_t subset) {
+    PC_EACH_PEER(master, peer) {
+        struct pc_owed *owed = owed_by(peer, subset, false);
+        if (owed != NULL) *owed = peer->owed[--peer->owed_count];
+    }
+}
+
 /* A vote on a step that is over for the others. */
 static void take_late(struct pc_master *master, struct pc_peer *peer, const struct pc_group *group, uint64_t serial,
                       struct pc_owed *owed) {
@@ -97,12 +105,14 @@ static void take_late(struct pc_master *master, struct pc_peer *peer, const stru
     tell_result(master, peer, serial, &error, owed->steps > 0 || group->step_failed);
 }
 
+/* Giving up ----------------------------------------------------------------------------------------------------- */
+
 /*
  * The others are in the step or before it, so it is over for all only with an epoch: what is in flight in the old one ends
- * alike everywhere. All that needs memory is done first.
+ * alike everywhere. All that needs memory is done first. end: what those who have voted are told; NULL: who has not.
  */
 static void give_up(struct pc_master *master, struct pc_peer *peer, struct pc_group *group, const pc_error *error,
-                    uint64_t now_ns) {
+                    const pc_error *end, uint64_t now_ns) {
     if (group->given_up_by != 0) return;
     PC_EACH_PEER(master, member) {
         if (!pc_master_in_group(member, group) || owed_by(member, group->subset, true) != NULL) continue;
@@ -114,18 +124,16 @@ static void give_up(struct pc_master *master, struct pc_peer *peer, struct pc_gr
     }
     poison_step(master, group, error);
     group->given_up_by = peer->id;
+    if (end != NULL) group->step_end = *end;
     const pc_error cause = fault_of(peer, pcclRankConnectionLost, "gave up a step, which begins a new epoch of its group",
                                     "no member was lost: do again what was in flight");
     pc_master_flush(master, group, &cause, now_ns);
 }
 
-
 void pc_master_votes_end(struct pc_master *master, struct pc_peer *peer, const pc_error *error, uint64_t now_ns) {
     for (size_t i = 0; i < peer->vote_count; i++) {
         struct pc_group *group = pc_master_group_of_peer(master, peer, peer->votes[i].subset);
-        if (group == NULL || group->given_up_by != 0) continue;
-        group->step_end = *error;
-        give_up(master, peer, group, error, now_ns);
+        if (group != NULL) give_up(master, peer, group, error, error, now_ns);
     }
 }
 
@@ -162,24 +170,20 @@ void pc_master_vote(struct pc_master *master, struct pc_peer *peer, const struct
     if (group == NULL) {
         const pc_error error = {.code = pcclRankConnectionLost, .message = "the group is broken"};
         pc_master_vote_answer(master, peer, call->subset, &error);
-    } else if (call->value == PC_VOTE_GIVE_UP) {
-        const pc_error error = fault_of(peer, pcclStepAborted, "has voted against the step", AGAIN);
-        if (group->given_up_by == 0) failed_at(peer, &group->step_end);
-        give_up(master, peer, group, &error, now_ns);
     } else if (!vote.yes) {
         const pc_error error = fault_of(peer, pcclStepAborted, "has voted against the step", AGAIN);
-        poison_step(master, group, &error);
+        const pc_error end = failed_at(peer);
+        if (call->value == PC_VOTE_GIVE_UP) give_up(master, peer, group, &error, &end, now_ns);
+        else poison_step(master, group, &error);
     }
 }
-
-/* Giving up ----------------------------------------------------------------------------------------------------- */
 
 bool pc_master_vote_cancel(struct pc_master *master, struct pc_peer *peer, uint64_t serial, uint64_t now_ns) {
     for (size_t i = 0; i < peer->vote_count; i++) {
         if (peer->votes[i].serial != serial) continue;
         struct pc_group *group = pc_master_group_of_peer(master, peer, peer->votes[i].subset);
         const pc_error error = fault_of(peer, pcclStepAborted, "gave up its vote on the step", AGAIN);
-        if (group != NULL) give_up(master, peer, group, &error, now_ns);
+        if (group != NULL) give_up(master, peer, group, &error, NULL, now_ns);
         return true;
     }
     return false;
@@ -277,7 +281,7 @@ static void judge_step(struct pc_master *master, const struct pc_group *group, p
     }
     *error = (pc_error){0};
     if (against != NULL) {
-        failed_at(against, error);
+        *error = failed_at(against);
     } else if (!PC_MUTANT(PC_MUTANT_STEP_UNCOMPARED)) {
         compare_steps(master, group, error);
     }
