@@ -893,7 +893,7 @@ def cancel_at_random(peer, rank, size, rounds):
             handle.result()
             ends.append(x[0])
         except pccl.OperationCancelledError:
-            ends.append("restored" if np.all(x == rank + 1.0) else x[0])
+            ends.append("restored" if np.all(x == rank + 1.0) else f"cancelled, and {x[0]}")
     return ends
 
 
