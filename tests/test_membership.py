@@ -189,6 +189,47 @@ def test_a_master_that_comes_up_late_is_found(cluster):
     assert text == ""
 
 
+def connect_with_three_descriptors(peer, address):
+    import resource
+
+    last = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (last + 4, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    try:
+        pccl.Communicator(address).connect(n_attempts=1)
+    except pccl.PCCLError as error:
+        return str(error)
+
+
+def test_a_lack_of_descriptors_is_an_error(cluster):
+    """libuv would end the process."""
+    text = cluster.spawn().call(connect_with_three_descriptors, address=cluster.address)
+    assert "cannot create an event loop: too many open files" in text
+    assert "ulimit -n" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"ifname": "eht0"}, "ifname='eht0': expected the name of an interface that is up here and has an address"),
+        (
+            {"advertise": "0.0.0.0"},
+            "advertise='0.0.0.0': expected host or host:port at which other hosts reach this one",
+        ),
+        ({"advertise": "127.0.0.1:0"}, "advertise='127.0.0.1:0': expected"),
+        ({"advertise": "127.0.0.1:99999"}, "advertise='127.0.0.1:99999': expected"),
+    ],
+)
+def test_a_wrong_place_is_refused_at_once(monkeypatch, options, said):
+    with pytest.raises(pccl.InvalidArgumentError) as caught:
+        pccl.Communicator("127.0.0.1:1", **options)
+    assert said in str(caught.value)
+    names = {"ifname": "PCCL_SOCKET_IFNAME", "advertise": "PCCL_ADVERTISE"}
+    for name, value in options.items():
+        monkeypatch.setenv(names[name], value)
+        with pytest.raises(pccl.InvalidArgumentError, match=names[name]):
+            pccl.Communicator("127.0.0.1:1")
+
+
 def test_connect_can_be_tried_again(cluster):
     peer = cluster.spawn()
 

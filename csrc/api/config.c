@@ -168,6 +168,12 @@ static pc_status choose_key(const uint8_t *key, size_t len, struct pc_settings *
 
 /* Settings ------------------------------------------------------------------------------------------------------ */
 
+/* Where text has come from. Python passes on as options what it has read from the environment. */
+static const char *name_of(const char *option, const char *name, const char *text) {
+    const char *value = variable(name);
+    return value != NULL && strcmp(value, text) == 0 ? name : option;
+}
+
 static pc_status load_addresses(const pcclCommOptions_t *options, struct pc_settings *settings, pc_error *error) {
     if (options->master == NULL) return pc_error_set(error, pcclInvalidArgument, "no address of the master");
     PC_TRY(pc_endpoint_parse(options->master, CCOIP_PROTOCOL_PORT_MASTER, &settings->master, error));
@@ -177,7 +183,7 @@ static pc_status load_addresses(const pcclCommOptions_t *options, struct pc_sett
     const char *advertise = options->advertise != NULL ? options->advertise : variable("PCCL_ADVERTISE");
     if (advertise != NULL) {
         pc_error ignored = {0};
-        const char *name = options->advertise != NULL ? "advertise" : "PCCL_ADVERTISE", *host = settings->advertise.host;
+        const char *name = name_of("advertise", "PCCL_ADVERTISE", advertise), *host = settings->advertise.host;
         const bool parsed = pc_endpoint_parse(advertise, 0, &settings->advertise, &ignored) == pcclSuccess;
         const bool nowhere = parsed && (host[0] == '\0' || strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0);
         if (!parsed || nowhere || (settings->advertise.has_port && settings->advertise.port == 0)) {
@@ -188,7 +194,7 @@ static pc_status load_addresses(const pcclCommOptions_t *options, struct pc_sett
     PC_TRY(choose_text(options->ifname, "PCCL_SOCKET_IFNAME", settings->ifname, sizeof settings->ifname, error));
     struct pc_address any;
     if (settings->ifname[0] != '\0' && pc_interface_addresses(settings->ifname, &any, 1) == 0) {
-        return bad(error, options->ifname != NULL ? "ifname" : "PCCL_SOCKET_IFNAME", settings->ifname,
+        return bad(error, name_of("ifname", "PCCL_SOCKET_IFNAME", settings->ifname), settings->ifname,
                    "the name of an interface that is up here and has an address");
     }
     PC_TRY(choose_ports(options, settings, error));
