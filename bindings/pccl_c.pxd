@@ -194,6 +194,7 @@ cdef extern from "pccl.h" nogil:
         uint32_t peers_max
         uint32_t ops
         c_bool faults
+        c_bool io_threads
         c_bool trace
         uint64_t crash_event
         uint32_t crash_peer

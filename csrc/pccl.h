@@ -537,6 +537,7 @@ typedef struct pcclSimOptions_t {
     uint32_t peers_min, peers_max; /* 2 to 64 */
     uint32_t ops; /* steps of a peer's program, of one to three operations and those of its groups */
     bool faults; /* false: delays only */
+    bool io_threads; /* payload moves while a peer goes on with other events, as with several I/O threads */
     bool trace; /* keep a readable event log */
     uint64_t crash_event; /* not 0: peer crash_peer, counted from 1, crashes after so many events */
     uint32_t crash_peer;

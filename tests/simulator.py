@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("base", "bytes", "wire", "math", "plan", "proto", "sim")
 CDEF = """
 typedef struct {
-    uint64_t seed; uint32_t peers_min, peers_max, ops; bool faults, trace; uint64_t crash_event; uint32_t crash_peer;
+    uint64_t seed; uint32_t peers_min, peers_max, ops; bool faults, io_threads, trace; uint64_t crash_event; uint32_t crash_peer;
 } pcclSimOptions_t;
 typedef struct {
     bool ok; uint32_t peers; uint64_t events, ops_committed, ops_aborted, epochs, virtual_ns; uint64_t trace_hash;
@@ -57,10 +57,10 @@ class Simulator:
 
     def run(
         self, seed: int, low: int, high: int, ops: int, faults: bool = True, trace: bool = False,
-        crash: tuple[int, int] = (0, 0),
+        crash: tuple[int, int] = (0, 0), io_threads: bool = False,
     ) -> Any:  # fmt: skip
         """``crash``: after which event, and which peer, counted from 1; event 0: none."""
-        options = self.ffi.new("pcclSimOptions_t *", [seed, low, high, ops, faults, trace, *crash])
+        options = self.ffi.new("pcclSimOptions_t *", [seed, low, high, ops, faults, io_threads, trace, *crash])
         report = self.ffi.new("pcclSimReport_t *")
         assert self.library.pcclSimRun(options, report) == 0
         return report

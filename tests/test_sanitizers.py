@@ -86,3 +86,26 @@ def test_a_loop_whose_machine_has_a_search_running_ends(name: str, flags: list[s
 def test_callers_and_the_own_thread_take_turns_at_running_a_loop(name: str, flags: list[str]) -> None:
     program = compile_with_loop(f"turns-{name}", flags, "turns.c", "io", "api")
     assert run(program) == "0 wrong, 1 cut off\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("plain", []),
+        ("address", ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]),
+        ("thread", ["-fsanitize=thread"]),
+    ],
+)
+def test_several_io_threads_share_a_machine(name: str, flags: list[str]) -> None:
+    program = compile_with_loop(f"io-threads-{name}", flags, "io_threads.c", "io", "api")
+    assert run(program) == "0 wrong, some cancelled, 2 cut off\n"
+
+
+def test_a_thread_whose_memory_is_not_called_back_is_noticed() -> None:
+    """Mutant 14 of csrc/proto/mutant.h: the window is a few microseconds, which ThreadSanitizer sees and results seldom."""
+    program = compile_with_loop("io-threads-mutant", ["-fsanitize=thread", "-DPCCL_MUTANT=14"], "io_threads.c", "io", "api")
+    try:
+        done = subprocess.run([str(program)], capture_output=True, text=True, timeout=30, check=False)
+    except subprocess.TimeoutExpired:
+        return  # what was destroyed keeps it from its end
+    assert done.returncode != 0

@@ -30,6 +30,14 @@ def test_schedules_without_faults_keep_the_laws(simulator: Simulator, peers: int
         assert report.ops_committed > 0
 
 
+@pytest.mark.parametrize("first", (1, 201))
+def test_payload_that_moves_beside_other_events_keeps_the_laws(simulator: Simulator, first: int) -> None:
+    """As with several I/O threads: what a member takes back from one of them is not written or read by it any more."""
+    for seed in range(first, first + 200):
+        report = simulator.run(seed, 2, 8, 12, io_threads=True)
+        assert report.ok, f"seed {seed}: {simulator.verdict(report)}"
+
+
 def test_one_seed_is_one_run(simulator: Simulator) -> None:
     one, two, other = (simulator.run(seed, 4, 4, 10) for seed in (5, 5, 6))
     assert (one.trace_hash, one.events, one.virtual_ns) == (two.trace_hash, two.events, two.virtual_ns)
@@ -64,7 +72,7 @@ def test_deaths_while_a_better_ring_is_searched(simulator: Simulator) -> None:
 
 def test_bad_options_are_refused(simulator: Simulator) -> None:
     for low, high in ((1, 4), (4, 65), (5, 4)):
-        options = simulator.ffi.new("pcclSimOptions_t *", [1, low, high, 4, True, False, 0, 0])
+        options = simulator.ffi.new("pcclSimOptions_t *", [1, low, high, 4, True, False, False, 0, 0])
         assert simulator.library.pcclSimRun(options, simulator.ffi.new("pcclSimReport_t *")) == 3
 
 

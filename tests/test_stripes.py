@@ -95,10 +95,13 @@ def stripes() -> Iterator[Any]:
 
 def test_a_refused_frame_is_taken_by_another_stripe(stripes: Any) -> None:
     first, second, third = (stripes.stripes_queue(len_bytes, False) for len_bytes in (1000, 2000, 3000))
-    assert stripes.stripes_offer(0, 1) == first + second + third  # of which nothing is accepted
+    assert stripes.stripes_offer(0, 1) == first + second + third
+    assert stripes.stripes_offer(1, 1) == 0  # they are with the other one, until it has its answer
+    stripes.stripes_accept(0, 0, 1)
     assert stripes.stripes_offer(1, 1) == first + second + third
     stripes.stripes_accept(1, first + 10, 1)
     assert stripes.stripes_offer(0, 2) == third
+    stripes.stripes_accept(0, 0, 2)
     assert stripes.stripes_offer(1, 2) == second - 10 + third
     stripes.stripes_accept(1, 5, 2)
     assert stripes.stripes_offer(0, 3) == third
@@ -113,6 +116,7 @@ def test_what_follows_from_a_frame_does_not_part_those_that_left_with_it(stripes
     assert stripes.stripes_offer(0, 1) == first + second
     stripes.stripes_accept(0, first + 10, 1)
     assert stripes.stripes_offer(1, 1) == first  # the answer is as long as what it answers
+    stripes.stripes_accept(1, 0, 1)
     assert stripes.stripes_offer(0, 1) == second - 10 + first
 
 
@@ -120,8 +124,9 @@ def test_a_stripe_that_takes_nothing_is_stuck(stripes: Any) -> None:
     """Also when others have taken what it was offered; its own connection holds bytes that do not move."""
     frame = stripes.stripes_queue(1000, False)
     assert not stripes.stripes_stuck_since(100)
-    stripes.stripes_offer(0, 5)
-    stripes.stripes_offer(0, 7)
+    for now in (5, 7):
+        stripes.stripes_offer(0, now)
+        stripes.stripes_accept(0, 0, now)
     assert [stripes.stripes_stuck_since(before) for before in (5, 6)] == [False, True]
     stripes.stripes_offer(1, 8)
     stripes.stripes_accept(1, frame, 8)

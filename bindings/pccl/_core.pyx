@@ -115,7 +115,7 @@ def query_status(str master not None, bytes run_key=None, uint32_t timeout_ms=0)
 
 
 def sim_run(uint64_t seed, uint32_t peers_min, uint32_t peers_max, uint32_t ops, bint faults=True, bint trace=False,
-            uint64_t crash_event=0, uint32_t crash_peer=0):
+            uint64_t crash_event=0, uint32_t crash_peer=0, bint io_threads=False):
     """One simulated schedule; the report as a dict."""
     cdef pcclSimOptions_t options
     cdef pcclSimReport_t report
@@ -126,6 +126,7 @@ def sim_run(uint64_t seed, uint32_t peers_min, uint32_t peers_max, uint32_t ops,
     options.peers_max = peers_max
     options.ops = ops
     options.faults = faults
+    options.io_threads = io_threads
     options.trace = trace
     options.crash_event = crash_event
     options.crash_peer = crash_peer

@@ -300,6 +300,7 @@ static struct pc_loop *open_loop(pcclComm_t *comm, pc_error *error) {
         .user = comm,
         .sock = {.user_timeout_ms = comm->settings.dead_timeout_ms},
         .dial_timeout_ns = comm->settings.connect_timeout_ms * PC_NS_PER_MS,
+        .threads = comm->settings.threads,
         .shared_memory = comm->settings.shared_memory,
     };
     memcpy(config.sock.congestion, comm->settings.congestion, sizeof config.sock.congestion);

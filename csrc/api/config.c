@@ -8,6 +8,7 @@
 #include "base/checked.h"
 #include "base/log.h"
 #include "ccoip.h"
+#include "io/loop.h"
 #include "io/sock.h"
 
 #include <errno.h>
@@ -87,9 +88,21 @@ static pc_status choose_text(const char *explicit_text, const char *name, char *
     return pcclSuccess;
 }
 
-static pc_status choose_connections(uint32_t explicit_count, uint32_t *out, pc_error *error) {
+static pc_status choose_threads(uint32_t *out, pc_error *error) {
+    const char *text = variable("PCCL_NTHREADS");
+    uint64_t count = 1000;
+    if (text != NULL && (!parse_thousandths(text, PC_LOOP_THREADS_MAX, &count) || count == 0 || count % 1000 != 0)) {
+        return bad(error, "PCCL_NTHREADS", text, "a whole number from 1 to 16");
+    }
+    *out = (uint32_t)(count / 1000);
+    return pcclSuccess;
+}
+
+/* Threads cannot share a connection: by default there is one for each. */
+static pc_status choose_connections(uint32_t explicit_count, uint32_t threads, uint32_t *out, pc_error *error) {
     const char *text = explicit_count == 0 ? variable("PCCL_NCONNS") : NULL;
-    uint64_t count = (uint64_t)(explicit_count != 0 ? explicit_count : PC_DEFAULT_CONNECTIONS) * 1000;
+    const uint64_t chosen = pc_max_u64(PC_DEFAULT_CONNECTIONS, threads);
+    uint64_t count = (explicit_count != 0 ? explicit_count : chosen) * 1000;
     if (text != NULL && (!parse_thousandths(text, PC_STRIPES_MAX, &count) || count == 0 || count % 1000 != 0)) {
         return bad(error, "PCCL_NCONNS", text, "a whole number from 1 to 64");
     }
@@ -209,7 +222,8 @@ static pc_status load_peer(const pcclCommOptions_t *options, struct pc_settings 
     settings->group = options->peer_group;
     settings->observer = options->observer;
     PC_TRY(load_addresses(options, settings, error));
-    PC_TRY(choose_connections(options->connections, &settings->connections, error));
+    PC_TRY(choose_threads(&settings->threads, error));
+    PC_TRY(choose_connections(options->connections, settings->threads, &settings->connections, error));
     PC_TRY(choose_shared_memory(&settings->shared_memory, error));
     PC_TRY(choose_ms(options->dead_timeout_ms, "PCCL_DEAD_TIMEOUT", PC_DEFAULT_DEAD_MS, &settings->dead_timeout_ms,
                      error));
@@ -312,7 +326,7 @@ static size_t distance(const char *a, const char *b) {
 /* PCCL_CFLAGS and PCCL_DEBUG_FILE are read by the build and by the Python module. */
 static const char *const known[] = {
     "PCCL_ADVERTISE",    "PCCL_ALGO",         "PCCL_CFLAGS",       "PCCL_CONGESTION", "PCCL_CONNECT_TIMEOUT", "PCCL_DEAD_TIMEOUT",
-    "PCCL_DEBUG_FILE",   "PCCL_JOIN_TIMEOUT", "PCCL_LOG_LEVEL",  "PCCL_NCONNS",          "PCCL_OP_TIMEOUT",
+    "PCCL_DEBUG_FILE",   "PCCL_JOIN_TIMEOUT", "PCCL_LOG_LEVEL",  "PCCL_NCONNS",          "PCCL_NTHREADS",        "PCCL_OP_TIMEOUT",
     "PCCL_PORT_RANGE",   "PCCL_RUN_KEY_FILE", "PCCL_SHM",          "PCCL_SOCKET_IFNAME",
 };
 

@@ -22,7 +22,7 @@ struct pc_settings {
     char ifname[256];
     pcclAlgorithm_t algorithm; /* of collectives that do not ask for one */
     char congestion[16];
-    uint32_t group, connections;
+    uint32_t group, connections, threads;
     uint16_t port_min, port_max;
     uint8_t *run_key; /* owned */
     size_t run_key_len;

@@ -28,6 +28,10 @@ static inline void pc_list_append(struct pc_list *list, struct pc_list *node) {
     list->prev = node;
 }
 
+static inline void pc_list_prepend(struct pc_list *list, struct pc_list *node) {
+    pc_list_append(list->next, node);
+}
+
 static inline void pc_list_remove(struct pc_list *node) {
     if (!pc_list_linked(node)) return;
     node->prev->next = node->next;

@@ -2,7 +2,10 @@
  * The data path. Reading: ask the stream where bytes go, read there, tell the machine, carry out what it wants - so a
  * segment is forwarded before the next one is read. A read that came short means an empty socket: the next attempt is
  * left to the poll. Writing: at once from where the action is carried out, and only what the socket refuses waits for
- * the poll. Both give way to others after a budget. Nothing here allocates or locks.
+ * the poll. Both give way to others after a budget. Nothing here allocates.
+ *
+ * With a crew (crew.h) each wait for the gate can bring anything: that the connection has ended, or been closed. Its memory
+ * stays as long as it has users.
  *
  * Closing: when bytes of ours may still be on their way, close() on a socket with unread input would send a reset that
  * destroys them. So the connection lingers: it ends its sending side and reads into scrap, for a bounded time and
@@ -13,11 +16,13 @@
 
 #include "base/checked.h"
 #include "base/log.h"
+#include "io/crew.h"
 #include "io/shm.h"
 #include "io/tcp_info.h"
 #include "plan/chunk_plan.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 
 enum { BUDGET_BYTES = 1 << 20, LINGER_BYTES = 256 << 10, SCRAP_BYTES = 16 << 10, MEASURED_BYTES = 1 << 20 };
@@ -58,10 +63,23 @@ static void poll_for(struct pc_conn *conn, int event, bool wanted) {
     const int events = wanted ? conn->events | event : conn->events & ~event;
     if (events == conn->events) return;
     conn->events = events;
-    pc_watch_set(conn->watch, events);
+    if (conn->crew != NULL) pc_crew_arm(conn->crew, conn);
+    else pc_watch_set(conn->watch, events);
+}
+
+/* A descriptor that is closed while a thread uses it could be another connection's by then. */
+static void wait_for_threads(struct pc_conn *conn) {
+    if (conn->crew != NULL) pc_crew_wait(conn->crew, conn);
+}
+
+static void leave_crew(struct pc_conn *conn) {
+    if (conn->crew == NULL) return;
+    pc_crew_drop(conn->crew, conn);
+    if (conn->stream != NULL) conn->stream->recall = NULL;
 }
 
 static void release_socket(struct pc_conn *conn) {
+    leave_crew(conn);
     pc_watch_destroy(conn->watch);
     pc_alarm_destroy(conn->alarm);
     conn->watch = NULL;
@@ -71,6 +89,7 @@ static void release_socket(struct pc_conn *conn) {
 
 /* The memory stays until no callback of this connection can be on the stack. */
 static void bury(struct pc_conn *conn) {
+    wait_for_threads(conn);
     release_socket(conn);
     if (conn->stream != NULL) conn->stream->driver = NULL;
     conn->stream = NULL;
@@ -80,17 +99,66 @@ static void bury(struct pc_conn *conn) {
 }
 
 void pc_conn_reap(struct pc_loop *loop) {
-    struct pc_list *node;
-    while ((node = pc_list_pop(&loop->dead_conns)) != NULL) free(PC_LIST_ENTRY(node, struct pc_conn, node));
+    for (struct pc_list *node = loop->dead_conns.next, *next; node != &loop->dead_conns; node = next) {
+        next = node->next;
+        struct pc_conn *conn = PC_LIST_ENTRY(node, struct pc_conn, node);
+        if (conn->users > 0) continue;
+        pc_list_remove(node);
+        free(conn);
+    }
 }
 
 static void end(struct pc_conn *conn, int sys_errno) {
     if (conn->state != PC_CONN_OPEN) return;
     struct pc_loop *loop = conn->loop;
     conn->state = PC_CONN_ENDED;
+    wait_for_threads(conn);
+    if (conn->state != PC_CONN_ENDED) return;
     release_socket(conn);
     if (conn->stream->closing) return;
     loop->machine->ops->closed(loop->machine, conn->stream, sys_errno, pc_loop_now());
+}
+
+/* Moving bytes -------------------------------------------------------------------------------------------------- */
+
+typedef ptrdiff_t (*pc_move)(struct pc_transport *transport, const struct pc_span *spans, int count);
+
+/* Outside the gate where a crew serves the connection. errno is that of the transport. */
+static ptrdiff_t move(struct pc_conn *conn, bool *busy, pc_move how, const struct pc_span *spans, int count) {
+    struct pc_crew *crew = conn->crew;
+    if (crew == NULL) return how(&conn->transport, spans, count);
+    *busy = true;
+    atomic_fetch_add_explicit(&conn->moving, 1, memory_order_relaxed);
+    pc_gate_leave(&conn->loop->gate);
+    const ptrdiff_t len = how(&conn->transport, spans, count);
+    const int sys_errno = errno;
+    atomic_fetch_sub_explicit(&conn->moving, 1, memory_order_release);
+    pc_gate_enter(&conn->loop->gate);
+    *busy = false;
+    pc_crew_returned(crew);
+    errno = sys_errno;
+    return len;
+}
+
+/* From within the machine: inside the gate, where nothing new can begin. As long as one call of the system takes. */
+static void recall(struct pc_stream *stream) {
+    const struct pc_conn *conn = stream->driver;
+    while (atomic_load_explicit(&conn->moving, memory_order_acquire) > 0) (void)sched_yield();
+}
+
+/* A connection that has become one of a link's. */
+static void join_crew(struct pc_conn *conn) {
+    struct pc_crew *crew = conn->loop->crew;
+    if (crew == NULL || conn->crew != NULL || conn->state != PC_CONN_OPEN || conn->stream->closing || is_woken(conn) ||
+        conn->stream->shared[0] == NULL) {
+        return;
+    }
+    pc_crew_adopt(crew, conn);
+    if (conn->crew == NULL) return;
+    pc_watch_destroy(conn->watch);
+    conn->watch = NULL;
+    conn->stream->recall = recall;
+    pc_crew_arm(crew, conn);
 }
 
 /* Reading ------------------------------------------------------------------------------------------------------- */
@@ -112,7 +180,8 @@ static size_t read_once(struct pc_conn *conn, bool drain) {
         return 0;
     }
     conn->transport.cold = pc_stream_rx_cold(conn->stream);
-    const ptrdiff_t len = conn->transport.ops->read(&conn->transport, spans, count);
+    const ptrdiff_t len = move(conn, &conn->reading, conn->transport.ops->read, spans, count);
+    if (conn->state != PC_CONN_OPEN && len <= 0) return 0;
     if (len < 0) {
         if (errno != EAGAIN && errno != EWOULDBLOCK) end(conn, errno);
         return 0;
@@ -126,8 +195,17 @@ static size_t read_once(struct pc_conn *conn, bool drain) {
     return is_woken(conn) || (size_t)len == spans_len(spans, count) ? (size_t)len : 0;
 }
 
-static bool readable(const struct pc_conn *conn) {
+static bool usable(const struct pc_conn *conn) {
     return conn->state == PC_CONN_OPEN && !conn->stream->closing;
+}
+
+/* Another thread that reads finds what there is to be found. */
+static bool readable(const struct pc_conn *conn) {
+    return usable(conn) && !conn->reading;
+}
+
+static bool writable(const struct pc_conn *conn) {
+    return usable(conn) && !conn->writing;
 }
 
 static void read_some(struct pc_conn *conn) {
@@ -158,11 +236,11 @@ static void read_last_words(struct pc_conn *conn, int sys_errno) {
     if (readable(conn)) end(conn, sys_errno);
 }
 
-void pc_conn_write(struct pc_conn *conn) {
+static void write_some(struct pc_conn *conn) {
     struct pc_loop *loop = conn->loop;
     size_t moved = 0;
     bool full = false;
-    while (readable(conn) && moved < BUDGET_BYTES) {
+    while (writable(conn) && moved < BUDGET_BYTES) {
         struct pc_span spans[PC_TX_SPANS_MAX];
         const int count = pc_stream_tx_spans(conn->stream, spans, pc_loop_now());
         if (count == 0) {
@@ -171,21 +249,28 @@ void pc_conn_write(struct pc_conn *conn) {
             poll_for(conn, UV_WRITABLE, conn->read_due);
             return;
         }
-        const ptrdiff_t len = conn->transport.ops->write(&conn->transport, spans, count);
-        if (len < 0 && errno != EAGAIN && errno != EWOULDBLOCK) {
-            read_last_words(conn, errno);
+        const ptrdiff_t len = move(conn, &conn->writing, conn->transport.ops->write, spans, count);
+        const int sys_errno = len < 0 ? errno : 0;
+        loop->machine->ops->sent(loop->machine, conn->stream, len > 0 ? (size_t)len : 0, pc_loop_now());
+        if (len < 0 && sys_errno != EAGAIN && sys_errno != EWOULDBLOCK) {
+            read_last_words(conn, sys_errno);
             return;
         }
-        if (len > 0) loop->machine->ops->sent(loop->machine, conn->stream, (size_t)len, pc_loop_now());
         if (len < (ptrdiff_t)spans_len(spans, count)) {
             full = true;
             break;
         }
         moved += (size_t)len;
     }
-    if (!readable(conn)) return;
+    if (!writable(conn)) return;
     conn->write_blocked = true;
     if (!full || !is_woken(conn)) poll_for(conn, UV_WRITABLE, true);
+}
+
+void pc_conn_write(struct pc_conn *conn) {
+    conn->users++;
+    write_some(conn);
+    conn->users--;
 }
 
 /* Ending -------------------------------------------------------------------------------------------------------- */
@@ -225,10 +310,24 @@ static void measure(struct pc_conn *conn) {
     if (pace != pace_before) pc_sock_pace(conn->transport.fd, pace);
 }
 
+void pc_conn_ready(struct pc_conn *conn, int events) {
+    struct pc_loop *loop = conn->loop;
+    conn->users++;
+    if (conn->state == PC_CONN_OPEN) measure(conn);
+    if ((events & UV_WRITABLE) != 0) {
+        conn->write_blocked = false;
+        write_some(conn);
+        pc_loop_drain(loop);
+    }
+    if ((events & ~UV_WRITABLE) != 0) read_some(conn);
+    pc_loop_drain(loop);
+    if (usable(conn) && conn->crew != NULL) pc_crew_arm(conn->crew, conn);
+    conn->users--;
+}
+
 static void on_ready(void *owner, int status, int events) {
     struct pc_conn *conn = owner;
-    struct pc_loop *loop = conn->loop;
-    pc_loop_stir(loop);
+    pc_loop_stir(conn->loop);
     if (status == 0 && is_woken(conn)) {
         conn->transport.ops->woken(&conn->transport);
         conn->read_due = false;
@@ -243,29 +342,28 @@ static void on_ready(void *owner, int status, int events) {
         const int sys_errno = pc_sock_error(conn->transport.fd);
         conn->events = 0;
         read_last_words(conn, sys_errno != 0 ? sys_errno : EIO);
-    } else if (conn->state == PC_CONN_OPEN) {
-        measure(conn);
-        if ((events & UV_WRITABLE) != 0) {
-            conn->write_blocked = false;
-            pc_conn_write(conn);
-            pc_loop_drain(loop);
-        }
-        if ((events & ~UV_WRITABLE) != 0) read_some(conn);
+    } else {
+        pc_conn_ready(conn, events);
+        join_crew(conn);
     }
-    pc_loop_drain(loop);
+    pc_loop_drain(conn->loop);
 }
 
 void pc_conn_close(struct pc_conn *conn) {
     bool linger = false;
+    wait_for_threads(conn);
     if (conn->state == PC_CONN_OPEN) {
         struct pc_span spans[PC_TX_SPANS_MAX];
         const int count = pc_stream_tx_spans(conn->stream, spans, pc_loop_now());
         if (count > 0) (void)conn->transport.ops->write(&conn->transport, spans, count);
         linger = conn->stream->tx_bytes > 0 || count > 0;
     }
+    const bool served = conn->crew != NULL;
+    leave_crew(conn);
     conn->stream->driver = NULL;
     conn->stream = NULL;
-    conn->alarm = linger ? pc_alarm_create(&conn->loop->uv, linger_over, conn) : NULL;
+    if (linger && served) conn->watch = pc_watch_create(&conn->loop->uv, conn->transport.fd, on_ready, conn);
+    conn->alarm = linger && conn->watch != NULL ? pc_alarm_create(&conn->loop->uv, linger_over, conn) : NULL;
     if (conn->alarm == NULL) {
         bury(conn);
         return;

@@ -22,6 +22,12 @@ struct pc_conn {
     struct pc_alarm *alarm; /* while lingering */
     enum pc_conn_state state;
     int events;
+    struct pc_crew *crew; /* that serves it; NULL: watch does */
+    uint64_t slot; /* the crew's name for it */
+    int armed; /* of events, with the crew */
+    bool reading, writing; /* a thread of the crew does, until it has passed the gate again and told how many bytes moved */
+    atomic_uint moving; /* threads for which the system has memory of the stream now */
+    uint32_t users; /* calls in which a thread is that passes the gate meanwhile */
     bool write_blocked;
     bool read_due; /* there is more to read, and the descriptor does not say so */
     uint64_t measured_ns, measured_bytes; /* the last look at what TCP has measured: when, and bytes sent until then */
@@ -37,6 +43,8 @@ void pc_conn_write(struct pc_conn *conn);
 void pc_conn_close(struct pc_conn *conn);
 /* At once and without manners; streams stay the machine's. */
 void pc_conn_close_all(struct pc_loop *loop);
+/* The descriptor is ready for events. */
+void pc_conn_ready(struct pc_conn *conn, int events);
 /* Frees those that are dead. Not from within a connection's own callback. */
 void pc_conn_reap(struct pc_loop *loop);
 

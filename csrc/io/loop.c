@@ -11,6 +11,7 @@
 #include "base/checked.h"
 #include "base/log.h"
 #include "io/conn.h"
+#include "io/crew.h"
 #include "io/dial.h"
 #include "io/listener.h"
 #include "io/wait.h"
@@ -70,13 +71,15 @@ static void search(uv_work_t *work) {
 static void on_searched(uv_work_t *work, int status) {
     struct pc_loop *loop = PC_LIST_ENTRY(work, struct pc_loop, search_work);
     struct pc_ring_job *job = loop->search;
+    pc_gate_enter(&loop->gate);
     loop->search = NULL;
     if (loop->closed || status != 0) {
         pc_ring_job_destroy(job);
-        return;
+    } else {
+        loop->config.events->searched(loop->config.user, job);
+        pc_loop_drain(loop);
     }
-    loop->config.events->searched(loop->config.user, job);
-    pc_loop_drain(loop);
+    pc_gate_leave(&loop->gate);
 }
 
 /* The machine asks for one at a time. */
@@ -109,12 +112,22 @@ static void run_action(struct pc_loop *loop, const struct pc_action *action) {
     }
 }
 
+/* A thread of the crew leaves to the loop's own what needs libuv, and with it all that follows. */
+static bool is_mine(struct pc_loop *loop) {
+    const struct pc_action *action = pc_actions_first(&loop->machine->actions);
+    if (action == NULL || !pc_crew_thread()) return action != NULL;
+    const struct pc_conn *conn = action->kind == PC_ACTION_WRITE ? action->stream->driver : NULL;
+    if (action->kind == PC_ACTION_COMPLETE || (conn != NULL && conn->crew != NULL)) return true;
+    (void)uv_async_send(&loop->wake);
+    return false;
+}
+
 void pc_loop_drain(struct pc_loop *loop) {
-    if (loop->draining) return;
-    loop->draining = true;
-    const struct pc_action *action;
-    while ((action = pc_actions_next(&loop->machine->actions)) != NULL) run_action(loop, action);
-    loop->draining = false;
+    static _Thread_local bool draining;
+    if (draining) return;
+    draining = true;
+    while (is_mine(loop)) run_action(loop, pc_actions_next(&loop->machine->actions));
+    draining = false;
     if (loop->machine->actions.failed && !atomic_exchange(&loop->close_wanted, true)) {
         if (loop->config.events->failed != NULL) loop->config.events->failed(loop->config.user);
         (void)uv_async_send(&loop->wake);
@@ -135,12 +148,15 @@ static void on_deadline(void *owner) {
 
 static void before_poll(uv_prepare_t *prepare) {
     struct pc_loop *loop = prepare->data;
+    pc_gate_enter(&loop->gate);
     pc_conn_reap(loop);
     const uint64_t deadline_ns = loop->machine->ops->deadline(loop->machine);
-    if (loop->closed || deadline_ns >= loop->alarm_ns) return;
-    const uint64_t now_ns = pc_loop_now();
-    loop->alarm_ns = deadline_ns;
-    pc_alarm_set(loop->alarm, deadline_ns > now_ns ? deadline_ns - now_ns : 0);
+    if (!loop->closed && deadline_ns < loop->alarm_ns) {
+        const uint64_t now_ns = pc_loop_now();
+        loop->alarm_ns = deadline_ns;
+        pc_alarm_set(loop->alarm, deadline_ns > now_ns ? deadline_ns - now_ns : 0);
+    }
+    pc_gate_leave(&loop->gate);
 }
 
 /* Commands ------------------------------------------------------------------------------------------------------ */
@@ -180,6 +196,7 @@ static void shut(struct pc_loop *loop) {
     (void)pthread_mutex_lock(&loop->lock);
     loop->has_ended = true;
     (void)pthread_mutex_unlock(&loop->lock);
+    if (loop->crew != NULL) pc_crew_stop(loop->crew);
     run_commands(loop);
     if (loop->config.events->closing != NULL) loop->config.events->closing(loop->config.user, pc_loop_now());
     pc_loop_drain(loop);
@@ -196,8 +213,11 @@ static void shut(struct pc_loop *loop) {
 
 static void on_wake(uv_async_t *wake) {
     struct pc_loop *loop = wake->data;
+    pc_gate_enter(&loop->gate);
     run_commands(loop);
+    pc_loop_drain(loop); /* what a thread of the crew has left */
     if (atomic_load(&loop->close_wanted)) shut(loop);
+    pc_gate_leave(&loop->gate);
 }
 
 bool pc_loop_post(struct pc_loop *loop, struct pc_command *command, bool awaited) {
@@ -245,7 +265,7 @@ static bool lingers(const struct pc_loop *loop) {
 }
 
 void pc_loop_rest(struct pc_loop *loop) {
-    loop->resting = true;
+    if (loop->crew == NULL) loop->resting = true;
 }
 
 static void rest(struct pc_loop *loop) {
@@ -316,6 +336,8 @@ void pc_loop_run_until(struct pc_loop *loop, const bool *done, uint64_t deadline
 
 static void free_loop(struct pc_loop *loop) {
     if (loop->uv_ready) (void)uv_loop_close(&loop->uv);
+    pc_crew_destroy(loop->crew);
+    (void)pthread_mutex_destroy(&loop->gate.lock);
     (void)pthread_mutex_destroy(&loop->lock);
     (void)pthread_cond_destroy(&loop->changed);
     pc_turn_fini(&loop->turn);
@@ -380,7 +402,8 @@ struct pc_loop *pc_loop_create(const struct pc_loop_config *config, pc_error *er
     pc_list_init(&loop->dials);
     pc_list_init(&loop->listeners);
     pc_list_init(&loop->dead_conns);
-    if (pthread_mutex_init(&loop->lock, NULL) != 0 || !pc_wait_init(&loop->changed) || !pc_turn_init(&loop->turn)) {
+    if (pthread_mutex_init(&loop->lock, NULL) != 0 || pthread_mutex_init(&loop->gate.lock, NULL) != 0 ||
+        !pc_wait_init(&loop->changed) || !pc_turn_init(&loop->turn)) {
         goto no_memory;
     }
     const int shortage = check_descriptors();
@@ -393,6 +416,7 @@ struct pc_loop *pc_loop_create(const struct pc_loop_config *config, pc_error *er
         return NULL;
     }
     loop->uv_ready = true;
+    loop->uv.data = &loop->gate;
     (void)uv_async_init(&loop->uv, &loop->wake, on_wake);
     (void)uv_prepare_init(&loop->uv, &loop->prepare);
     loop->wake.data = loop;
@@ -400,8 +424,15 @@ struct pc_loop *pc_loop_create(const struct pc_loop_config *config, pc_error *er
     (void)uv_prepare_start(&loop->prepare, before_poll);
     loop->alarm = pc_alarm_create(&loop->uv, on_deadline, loop);
     loop->slice = pc_alarm_create(&loop->uv, on_slice, loop);
-    if (loop->alarm != NULL && loop->slice != NULL) return loop;
-    (void)pc_error_set(error, pcclNoMemory, "no memory for an event loop");
+    if (loop->alarm == NULL || loop->slice == NULL) {
+        (void)pc_error_set(error, pcclNoMemory, "no memory for an event loop");
+        pc_loop_destroy(loop);
+        return NULL;
+    }
+    if (config->threads <= 1) return loop;
+    loop->crew = pc_crew_create(loop, config->threads, error);
+    loop->gate.guarded = loop->crew != NULL;
+    if (loop->crew != NULL) return loop;
     pc_loop_destroy(loop);
     return NULL;
 no_memory:
@@ -419,7 +450,8 @@ pc_status pc_loop_start(struct pc_loop *loop, pc_error *error) {
     /* The user's signal handlers run on the user's threads. */
     (void)sigfillset(&all);
     (void)pthread_sigmask(SIG_SETMASK, &all, &before);
-    const int failure = pthread_create(&loop->thread, NULL, run_thread, loop);
+    int failure = loop->crew != NULL ? pc_crew_start(loop->crew) : 0;
+    if (failure == 0) failure = pthread_create(&loop->thread, NULL, run_thread, loop);
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (failure != 0) {
         if (error != NULL) error->sys_errno = failure;
@@ -451,7 +483,9 @@ bool pc_loop_wait(struct pc_loop *loop, uint64_t timeout_ns) {
 void pc_loop_destroy(struct pc_loop *loop) {
     if (loop == NULL) return;
     if (!loop->started) {
+        pc_gate_enter(&loop->gate);
         shut(loop);
+        pc_gate_leave(&loop->gate);
         (void)uv_run(&loop->uv, UV_RUN_NOWAIT);
         free_loop(loop);
         return;

@@ -1,7 +1,7 @@
 /*
- * K4: what drives one machine. One thread at a time runs it (see turn.h) and owns the machine, its streams and all
- * sockets; everybody else talks to it through commands. After each event it carries out the machine's actions before
- * anything else happens, so nothing waits for a turn of the loop but what waits for the network or the clock.
+ * K4: what drives one machine. One thread at a time runs it (see turn.h; with a crew see crew.h) and owns the machine, its
+ * streams and all sockets; everybody else talks to it through commands. After each event it carries out the machine's
+ * actions before anything else happens, so nothing waits for a turn of the loop but what waits for the network or the clock.
  *
  * Life: create, listen, start; then close (asks; any thread, even a signal handler) and join; destroy. "On the loop's
  * thread" means the one that runs it: there the events happen.
@@ -9,6 +9,7 @@
 #ifndef PC_LOOP_H
 #define PC_LOOP_H
 
+#include "io/gate.h"
 #include "io/sock.h"
 #include "io/turn.h"
 #include "io/watch.h"
@@ -18,7 +19,10 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+enum { PC_LOOP_THREADS_MAX = 16 };
+
 struct pc_loop;
+struct pc_crew;
 
 /* Work for the loop's thread. The poster owns the memory until run is called; run may free it. In order of posting. */
 struct pc_command {
@@ -52,19 +56,22 @@ struct pc_loop_config {
     void *user;
     struct pc_sock_options sock;
     uint64_t dial_timeout_ns; /* of one DIAL over all its addresses */
+    uint32_t threads; /* for the data of links, up to PC_LOOP_THREADS_MAX; 0 or 1: only the own one */
     bool shared_memory; /* dials to other members of this host try it, and listeners offer it */
     /* How long the own thread looks for more before it sleeps, where events come thick and fast; 0: not at all. */
     uint64_t linger_ns;
 };
 
 struct pc_loop {
-    uv_loop_t uv;
+    uv_loop_t uv; /* its data: the gate */
+    struct pc_gate gate;
+    struct pc_crew *crew; /* NULL: none */
     uv_async_t wake;
     uv_prepare_t prepare;
     struct pc_loop_config config;
     struct pc_machine *machine;
     pthread_t thread;
-    bool uv_ready, started, draining, closed;
+    bool uv_ready, started, closed;
 
     pthread_mutex_t lock; /* of the next group */
     pthread_cond_t changed;
@@ -121,7 +128,7 @@ void pc_loop_set_master(struct pc_loop *loop, const struct pc_address *addresses
 
 /* For the parts of the driver: a connection has something to do. */
 void pc_loop_stir(struct pc_loop *loop);
-/* Carry out what the machine wants. Does nothing when called from within itself. */
+/* Carry out what the machine wants. Does nothing when called from within itself. Of a crew: as far as that may. */
 void pc_loop_drain(struct pc_loop *loop);
 
 #endif

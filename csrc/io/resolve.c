@@ -6,6 +6,7 @@
 #include "io/resolve.h"
 
 #include "base/checked.h"
+#include "io/gate.h"
 #include "io/sock.h"
 
 #include <arpa/inet.h>
@@ -125,15 +126,20 @@ static void answer(struct pc_resolve *resolve, const struct pc_address *addresse
 
 static void on_timer(uv_timer_t *timer) {
     struct pc_resolve *resolve = timer->data;
+    struct pc_gate *gate = timer->loop->data;
     const struct pc_address numeric = resolve->numeric; /* the answer frees resolve */
+    pc_gate_enter(gate);
     if (resolve->looking) answer(resolve, NULL, 0, "the resolver did not answer in time");
     else answer(resolve, &numeric, 1, NULL);
+    pc_gate_leave(gate);
 }
 
 static void on_addrinfo(uv_getaddrinfo_t *request, int status, struct addrinfo *list) {
     struct pc_resolve *resolve = request->data;
+    struct pc_gate *gate = request->loop->data;
     struct pc_address addresses[PC_ADDRESSES_MAX];
     uint32_t count = 0;
+    pc_gate_enter(gate);
     resolve->looking = false;
     if (resolve->done == NULL) {
         free(resolve);
@@ -141,6 +147,7 @@ static void on_addrinfo(uv_getaddrinfo_t *request, int status, struct addrinfo *
         if (status == 0) count = take_addresses(list, resolve->port, addresses, PC_ADDRESSES_MAX);
         answer(resolve, addresses, count, status == 0 ? "no address" : uv_strerror(status));
     }
+    pc_gate_leave(gate);
     uv_freeaddrinfo(list);
 }
 

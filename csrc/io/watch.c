@@ -3,6 +3,7 @@
 #include "io/watch.h"
 
 #include "base/checked.h"
+#include "io/gate.h"
 
 #include <stdlib.h>
 
@@ -19,8 +20,11 @@ static void free_watch(uv_handle_t *handle) {
 
 static void on_poll(uv_poll_t *poll, int status, int events) {
     struct pc_watch *watch = poll->data;
+    struct pc_gate *gate = poll->loop->data;
+    pc_gate_enter(gate);
     if (status < 0) watch->events = 0;
     watch->ready(watch->owner, status, events);
+    pc_gate_leave(gate);
 }
 
 struct pc_watch *pc_watch_create(uv_loop_t *loop, int fd, pc_watch_ready ready, void *owner) {
@@ -59,7 +63,10 @@ static void free_alarm(uv_handle_t *handle) {
 
 static void on_timer(uv_timer_t *timer) {
     struct pc_alarm *alarm = timer->data;
+    struct pc_gate *gate = timer->loop->data;
+    pc_gate_enter(gate);
     alarm->due(alarm->owner);
+    pc_gate_leave(gate);
 }
 
 struct pc_alarm *pc_alarm_create(uv_loop_t *loop, pc_alarm_due due, void *owner) {

@@ -1,6 +1,7 @@
 /*
  * K4: libuv handles that free themselves. libuv closes a handle one turn of the loop later; what owned it is often gone
  * by then. A watch or an alarm is one heap object whose destroy returns at once and whose callback never runs again.
+ * Callbacks run inside the gate that the data of the uv_loop_t points to.
  */
 #ifndef PC_WATCH_H
 #define PC_WATCH_H

@@ -105,12 +105,7 @@ void pc_stream_close(struct pc_stream *stream, bool flush, struct pc_actions *ac
     stream->closing = true;
     stream->subject = NULL;
     pc_list_remove(&stream->node);
-    if (flush) {
-        stream->shared[0] = stream->shared[1] = NULL;
-    } else {
-        pc_stream_abandon(stream);
-    }
-    stream->sink = (struct pc_sink){0};
+    pc_stream_leave(stream, flush);
     pc_actions_add(actions, PC_ACTION_CLOSE)->stream = stream;
 }
 

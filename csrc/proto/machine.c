@@ -6,12 +6,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+const struct pc_action *pc_actions_first(struct pc_actions *actions) {
+    if (actions->head < actions->count) return &actions->items[actions->head];
+    actions->head = actions->count = 0;
+    return NULL;
+}
+
 const struct pc_action *pc_actions_next(struct pc_actions *actions) {
-    if (actions->head == actions->count) {
-        actions->head = actions->count = 0;
-        return NULL;
-    }
-    return &actions->items[actions->head++];
+    const struct pc_action *action = pc_actions_first(actions);
+    if (action != NULL) actions->head++;
+    return action;
 }
 
 struct pc_action *pc_actions_add(struct pc_actions *actions, enum pc_action_kind kind) {

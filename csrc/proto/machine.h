@@ -37,6 +37,8 @@ struct pc_actions {
     bool failed; /* no memory: the driver ends the machine */
 };
 
+/* The one that pc_actions_next would give. */
+const struct pc_action *pc_actions_first(struct pc_actions *actions);
 /* The next action, valid until the next event; NULL: none. */
 const struct pc_action *pc_actions_next(struct pc_actions *actions);
 struct pc_action *pc_actions_add(struct pc_actions *actions, enum pc_action_kind kind);

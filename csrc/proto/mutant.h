@@ -18,7 +18,8 @@ enum pc_mutant {
     PC_MUTANT_HALF_VOTE = 10, /* master: votes on a step of a broken group count for those who cast them */
     PC_MUTANT_EAGER_WITHOUT_END = 11, /* member: sends eager parts however many of them wait at the other end */
     PC_MUTANT_STEP_UNCOMPARED = 12, /* master: a step counts whatever its members have done in it */
-    PC_MUTANT_LATE_VOTE = 13 /* master: a vote on a step that others have given up counts for their next one */
+    PC_MUTANT_LATE_VOTE = 13, /* master: a vote on a step that others have given up counts for their next one */
+    PC_MUTANT_NO_RECALL = 14 /* member: goes on with memory that a thread of the driver still reads or writes */
 };
 
 #ifdef PCCL_MUTANT

@@ -4,13 +4,14 @@
  * Receiving: header and meta pass through a small buffer of the stream; a bulk part goes straight to its sink, and in the
  * same read what follows it goes to the small buffer, so that a segment costs one system call. Bulk bytes that arrived
  * together with their header are copied out of the small buffer.
- * Sending: frames are taken from the stream's own queue, then from the queues of its link. A stripe takes the next frame
- * only when bytes of it have been accepted, so a faster stripe takes more.
+ * Sending: frames are taken from the stream's own queue, then from the queues of its link. A stripe keeps a frame only
+ * when bytes of it have been accepted, so a faster stripe takes more.
  */
 #include "proto/stream.h"
 
 #include "base/checked.h"
 #include "math/digest.h"
+#include "proto/mutant.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -128,8 +129,20 @@ void pc_stream_destroy(struct pc_stream *stream) {
     free(stream);
 }
 
-void pc_stream_abandon(struct pc_stream *stream) {
+static void call_back(struct pc_stream *stream) {
+    if (stream->recall != NULL && !PC_MUTANT(PC_MUTANT_NO_RECALL)) stream->recall(stream);
+}
+
+void pc_stream_leave(struct pc_stream *stream, bool flush) {
+    call_back(stream);
+    stream->sink = (struct pc_sink){0};
     stream->shared[0] = stream->shared[1] = NULL;
+    if (flush) {
+        for (struct pc_list *node = stream->flight.next; node != &stream->flight; node = node->next) {
+            PC_LIST_ENTRY(node, struct pc_tx, node)->home = &stream->queue;
+        }
+        return;
+    }
     stream->flight_sent = 0;
     free_frames(&stream->queue);
     free_frames(&stream->flight);
@@ -149,9 +162,11 @@ int pc_stream_rx_spans(struct pc_stream *stream, struct pc_span spans[PC_RX_SPAN
     if (stream->rx_state == PC_RX_BROKEN) return 0;
     int count = 0;
     size_t room = stream->rx_capacity - stream->rx_len;
+    stream->rx_direct = 0;
     if (bulk_direct(stream)) {
         assert(stream->rx_len == 0);
-        spans[count++] = (struct pc_span){stream->sink.data + stream->bulk_done, bulk_left(stream)};
+        stream->rx_direct = bulk_left(stream);
+        spans[count++] = (struct pc_span){stream->sink.data + stream->bulk_done, stream->rx_direct};
         room = pc_min_size(room, RX_AHEAD_BYTES);
     }
     spans[count++] = (struct pc_span){stream->rx + stream->rx_len, room};
@@ -263,12 +278,10 @@ static pc_status make_room(struct pc_stream *stream) {
 pc_status pc_stream_received(struct pc_stream *stream, size_t len_bytes, uint64_t now_ns) {
     stream->heard_ns = now_ns;
     stream->rx_bytes += len_bytes;
-    if (bulk_direct(stream)) {
-        const size_t direct = pc_min_size(len_bytes, bulk_left(stream));
-        stream->bulk_done += (uint32_t)direct;
-        len_bytes -= direct;
-    }
-    stream->rx_len += len_bytes;
+    /* The sink may have gone in the meantime; the bytes are there all the same. */
+    const size_t direct = pc_min_size(len_bytes, stream->rx_direct);
+    stream->bulk_done += (uint32_t)direct;
+    stream->rx_len += len_bytes - direct;
     bool more = true;
     while (more && !stream->closing) PC_TRY(parse(stream, &more));
     return make_room(stream);
@@ -299,51 +312,67 @@ static int add_spans(struct pc_tx *tx, size_t skip, struct pc_span *spans) {
     return count;
 }
 
-/*
- * Only an offer: a frame of which nothing is accepted stays in its queue, where a faster stripe can take it. Held back by
- * a slow stripe, it would hold back the whole operation.
- */
+/* As many frames as one call can offer. */
+static void take_frames(struct pc_stream *stream) {
+    struct pc_list *queues[] = {&stream->queue, stream->shared[0], stream->shared[1]};
+    size_t bytes = 0;
+    int count = 0;
+    for (struct pc_list *node = stream->flight.next; node != &stream->flight; node = node->next, count += 2) {
+        bytes += tx_len(PC_LIST_ENTRY(node, struct pc_tx, node));
+    }
+    bytes -= stream->flight_sent;
+    for (size_t i = 0; i < sizeof queues / sizeof *queues; i++) {
+        while (queues[i] != NULL && !pc_list_empty(queues[i])) {
+            if (count + 2 > PC_TX_SPANS_MAX || bytes >= TX_BATCH_BYTES) return;
+            struct pc_tx *tx = PC_LIST_ENTRY(pc_list_pop(queues[i]), struct pc_tx, node);
+            tx->home = queues[i];
+            pc_list_append(&stream->flight, &tx->node);
+            bytes += tx_len(tx);
+            count += 2;
+        }
+    }
+}
+
 int pc_stream_tx_spans(struct pc_stream *stream, struct pc_span spans[PC_TX_SPANS_MAX], uint64_t now_ns) {
     if (stream->offered_bytes == 0) stream->progressed_ns = now_ns;
-    const struct pc_list *lists[] = {&stream->flight, &stream->queue, stream->shared[0], stream->shared[1]};
+    take_frames(stream);
     int count = 0;
     size_t bytes = 0, skip = stream->flight_sent;
-    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
-        if (lists[i] == NULL || pc_list_empty(lists[i])) continue;
-        for (struct pc_list *node = lists[i]->next; node != lists[i]; node = node->next) {
-            if (count + 2 > PC_TX_SPANS_MAX || bytes >= TX_BATCH_BYTES) break;
-            struct pc_tx *tx = PC_LIST_ENTRY(node, struct pc_tx, node);
-            count += add_spans(tx, skip, spans + count);
-            bytes += tx_len(tx) - skip;
-            skip = 0;
-        }
+    for (struct pc_list *node = stream->flight.next; node != &stream->flight; node = node->next) {
+        struct pc_tx *tx = PC_LIST_ENTRY(node, struct pc_tx, node);
+        count += add_spans(tx, skip, spans + count);
+        bytes += tx_len(tx) - skip;
+        skip = 0;
     }
     stream->offered_bytes = bytes;
     return count;
 }
 
-/* What was offered and has begun to leave belongs to this stream: before the owner is told, who may queue more. */
-static void begin_frames(struct pc_stream *stream) {
-    size_t bytes = 0;
-    if (!pc_list_empty(&stream->flight)) bytes = tx_len(PC_LIST_ENTRY(stream->flight.next, struct pc_tx, node));
-    struct pc_list *queues[] = {&stream->queue, stream->shared[0], stream->shared[1]};
-    for (size_t i = 0; i < sizeof queues / sizeof *queues; i++) {
-        struct pc_list *node;
-        while (bytes < stream->flight_sent && queues[i] != NULL && (node = pc_list_pop(queues[i])) != NULL) {
-            pc_list_append(&stream->flight, node);
-            bytes += tx_len(PC_LIST_ENTRY(node, struct pc_tx, node));
-        }
+/*
+ * Held back by a slow stripe, a frame of which nothing was accepted would hold back the whole operation. Before the owner
+ * is told of any that has left, who may queue more.
+ */
+static void return_frames(struct pc_stream *stream) {
+    struct pc_list *node = stream->flight.next;
+    for (size_t bytes = 0; node != &stream->flight && bytes < stream->flight_sent; node = node->next) {
+        bytes += tx_len(PC_LIST_ENTRY(node, struct pc_tx, node));
     }
-    assert(bytes >= stream->flight_sent);
+    const struct pc_list *begun = node->prev;
+    while (stream->flight.prev != begun) {
+        struct pc_tx *tx = PC_LIST_ENTRY(stream->flight.prev, struct pc_tx, node);
+        pc_list_remove(&tx->node);
+        pc_list_prepend(tx->home, &tx->node);
+    }
 }
 
 void pc_stream_sent(struct pc_stream *stream, size_t len_bytes, uint64_t now_ns) {
+    if (pc_list_empty(&stream->flight)) return; /* given up in the meantime */
     assert(len_bytes <= stream->offered_bytes);
     if (len_bytes > 0) stream->progressed_ns = now_ns;
     stream->offered_bytes -= len_bytes;
     stream->tx_bytes += len_bytes;
     stream->flight_sent += len_bytes;
-    begin_frames(stream);
+    return_frames(stream);
     while (!pc_list_empty(&stream->flight)) {
         struct pc_tx *tx = PC_LIST_ENTRY(stream->flight.next, struct pc_tx, node);
         if (stream->flight_sent < tx_len(tx)) break;
@@ -362,11 +391,8 @@ void pc_tx_queue_forget(struct pc_list *queue, struct pc_tx_pool *pool, const vo
     }
 }
 
-/* The frame at the front may be partly sent: what the other end has begun to read must be finished, from a copy. */
-static pc_status detach_front(struct pc_stream *stream, const void *owner) {
-    if (pc_list_empty(&stream->flight) || stream->flight_sent == 0) return pcclSuccess;
-    struct pc_tx *tx = PC_LIST_ENTRY(stream->flight.next, struct pc_tx, node);
-    if (tx->owner != owner) return pcclSuccess;
+/* What the other end may have begun to read must be finished, from a copy. */
+static pc_status detach(struct pc_tx *tx) {
     tx->owner = NULL;
     if (tx->bulk_len == 0) return pcclSuccess;
     tx->copy = malloc(tx->bulk_len);
@@ -376,10 +402,22 @@ static pc_status detach_front(struct pc_stream *stream, const void *owner) {
     return pcclSuccess;
 }
 
+static bool in_flight(const struct pc_stream *stream, const void *owner) {
+    for (const struct pc_list *node = stream->flight.next; node != &stream->flight; node = node->next) {
+        if (PC_LIST_ENTRY(node, const struct pc_tx, node)->owner == owner) return true;
+    }
+    return false;
+}
+
 pc_status pc_stream_forget(struct pc_stream *stream, const void *owner) {
-    if (stream->rx_state == PC_RX_BULK && stream->sink.owner == owner) stream->sink = (struct pc_sink){0};
+    const bool arriving = stream->rx_state == PC_RX_BULK && stream->sink.owner == owner, leaving = in_flight(stream, owner);
+    pc_status worst = pcclSuccess;
+    if (arriving || leaving) call_back(stream);
+    if (arriving) stream->sink = (struct pc_sink){0};
     pc_tx_queue_forget(&stream->queue, stream->pool, owner);
-    const pc_status status = detach_front(stream, owner);
-    pc_tx_queue_forget(&stream->flight, stream->pool, owner);
-    return status;
+    for (struct pc_list *node = stream->flight.next; leaving && node != &stream->flight; node = node->next) {
+        struct pc_tx *tx = PC_LIST_ENTRY(node, struct pc_tx, node);
+        if (tx->owner == owner && detach(tx) != pcclSuccess) worst = pcclNoMemory;
+    }
+    return worst;
 }

@@ -3,6 +3,9 @@
  * no I/O. A driver asks where the next bytes go (rx_spans) or come from (tx_spans), moves them between kernel and that
  * memory in one call, and tells the machine how many it moved. Bulk parts go straight to and from the owner's buffers.
  *
+ * From the question to the answer the memory is the driver's. A driver with several threads lets the machine hear of other
+ * things in between; it gives recall, by which a stream takes the memory back before anything else is done with it.
+ *
  * Owner: a machine, which creates streams and gives them up with a PC_ACTION_CLOSE; the driver then calls destroy.
  */
 #ifndef PC_STREAM_H
@@ -29,6 +32,7 @@ struct pc_tx {
     uint8_t *copy; /* bulk moved here because its owner needs the original back; freed when sent */
     void *owner; /* told when the frame has left, unless NULL */
     void *item; /* the owner's */
+    struct pc_list *home; /* while it is offered: the queue that it was taken from */
     uint32_t credit; /* the owner's: what it counts against the receiver's credit */
     uint32_t eager_bytes; /* the link's: what it counts for in the eager part; 0: it is not of that */
     bool forwarded; /* the owner's */
@@ -83,6 +87,8 @@ struct pc_stream {
     void *machine;
     void *subject; /* the machine's: a link, a peer, ... */
     void *driver; /* the driver's: a socket */
+    /* The driver's: returns when no thread touches memory of spans of this stream; NULL: none does while the machine runs. */
+    void (*recall)(struct pc_stream *stream);
     int role; /* the machine's own enum */
     void *early; /* the machine's: a message that came too early; freed with the stream */
     uint32_t stripe;
@@ -104,12 +110,13 @@ struct pc_stream {
     uint32_t cookie_in, cookie_out;
     struct pc_sink sink; /* of the current bulk part */
     uint32_t bulk_done;
+    size_t rx_direct; /* how much of what rx_spans gave last lies in the sink */
     pc_error error; /* why it broke */
 
     struct pc_tx_pool *pool;
     struct pc_list queue; /* frames of this stream alone */
     struct pc_list *shared[2]; /* queues of its link that it also serves, in this order; or NULL */
-    struct pc_list flight; /* the frame that is partly sent */
+    struct pc_list flight; /* the frame that is partly sent, and those offered with it */
     size_t flight_sent; /* bytes of it that are gone */
     size_t offered_bytes; /* by the last tx_spans, and not accepted since */
     uint64_t rx_bytes, tx_bytes;
@@ -127,8 +134,8 @@ bool pc_stream_rx_cold(const struct pc_stream *stream);
 pc_status pc_stream_received(struct pc_stream *stream, size_t len_bytes, uint64_t now_ns);
 
 /*
- * What to send next, in order; 0: nothing. Frames of a link's queues are taken by whoever gets their first bytes
- * accepted: pc_stream_sent follows before anything else is done with the machine, or none of them was.
+ * What to send next, in order; 0: nothing. Else pc_stream_sent follows, if need be with 0: frames of which nothing was
+ * accepted return to their queues then, where a faster stripe of the link can take them.
  */
 int pc_stream_tx_spans(struct pc_stream *stream, struct pc_span spans[PC_TX_SPANS_MAX], uint64_t now_ns);
 void pc_stream_sent(struct pc_stream *stream, size_t len_bytes, uint64_t now_ns);
@@ -140,8 +147,8 @@ bool pc_stream_tx_pending(const struct pc_stream *stream);
  * stream must then be closed.
  */
 pc_status pc_stream_forget(struct pc_stream *stream, const void *owner);
-/* Drops all that is to be sent; for a connection that is given up. */
-void pc_stream_abandon(struct pc_stream *stream);
+/* Before a stream is closed. flush: what it has to send itself stays, to be offered once more; else nothing does. */
+void pc_stream_leave(struct pc_stream *stream, bool flush);
 /* Drops owner's frames that wait in a queue. */
 void pc_tx_queue_forget(struct pc_list *queue, struct pc_tx_pool *pool, const void *owner);
 

@@ -26,6 +26,7 @@ pcclResult_t pcclSimRun(const pcclSimOptions_t *options, pcclSimReport_t *report
         .peers = low + (uint32_t)(options->seed * 0x9e3779b97f4a7c15ull >> 32) % (high - low + 1),
         .ops = options->ops,
         .faults = options->faults,
+        .io_threads = options->io_threads,
         .crash_event = options->crash_event,
         .crash_peer = options->crash_peer,
     };

@@ -469,7 +469,7 @@ struct pc_workload *pc_workload_create(const struct pc_workload_config *config) 
     workload->config = *config;
     workload->attempts = pc_calloc((size_t)(config->ops + 1) * (TAGS_MAX + SUBSETS_MAX) * ATTEMPTS_MAX, sizeof *workload->attempts);
     const struct pc_world_hooks hooks = {completed, after_event, alarm, workload};
-    workload->world = pc_world_create(config->seed, &hooks);
+    workload->world = pc_world_create(config->seed, config->io_threads, &hooks);
     if (workload->world == NULL || workload->attempts == NULL) {
         pc_workload_destroy(workload);
         return NULL;

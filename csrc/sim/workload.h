@@ -12,7 +12,7 @@ struct pc_workload;
 struct pc_workload_config {
     uint64_t seed;
     uint32_t peers, ops;
-    bool faults;
+    bool faults, io_threads;
     uint64_t crash_event; /* not 0: crash_peer crashes after this event */
     uint32_t crash_peer;
 };

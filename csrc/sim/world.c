@@ -11,7 +11,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum event_kind { EVENT_DELIVER, EVENT_TICK, EVENT_ALARM, EVENT_DIALED, EVENT_CLOSED, EVENT_DIAL_BACK, EVENT_SEARCHED };
+enum event_kind {
+    EVENT_DELIVER,
+    EVENT_TICK,
+    EVENT_ALARM,
+    EVENT_DIALED,
+    EVENT_CLOSED,
+    EVENT_DIAL_BACK,
+    EVENT_SEARCHED,
+    EVENT_MOVED
+};
 
 struct event {
     uint64_t at_ns, order;
@@ -22,12 +31,28 @@ struct event {
 struct end {
     uint32_t slot;
     struct pc_stream *stream; /* NULL: closed on this side */
+    struct port *port;
+};
+
+/* Memory of a stream that an I/O thread has: bytes move at the end of that time, or when the stream calls them back. */
+struct loan {
+    bool out, moved;
+    struct pc_span spans[PC_TX_SPANS_MAX];
+    int count;
+    size_t most_bytes, moved_bytes;
+};
+
+/* What a stream knows its driver by. */
+struct port {
+    struct pc_world *world;
+    uint32_t connection, side;
+    struct loan rx, tx;
 };
 
 /* Bytes from one end to the other. */
 struct pipe {
     uint8_t *bytes;
-    size_t at, len, capacity;
+    size_t at, len;
     uint64_t last_ns; /* arrival of what was written last: order is kept */
     uint64_t deaf_until_ns;
     bool scheduled, blocked, ending;
@@ -46,6 +71,7 @@ struct pc_world {
     uint64_t now_ns, order, events, hash, state;
     uint32_t rtt_us, staging_bytes;
     bool rated; /* bandwidths are told too */
+    bool io_threads; /* bytes of links move while machines hear of other things */
     struct event *heap;
     size_t count, capacity;
     struct pc_process processes[PC_WORLD_PROCESSES_MAX];
@@ -114,16 +140,16 @@ void pc_world_alarm(struct pc_world *world, uint64_t at_ns, uint32_t what, uint3
 
 /* Byte streams -------------------------------------------------------------------------------------------------- */
 
-static uint32_t index_of(const struct pc_world *world, const struct pc_stream *stream, uint32_t *side) {
-    const uint32_t code = (uint32_t)(uintptr_t)stream->driver;
-    *side = code & 1;
-    (void)world;
-    return code >> 1;
-}
+static void recall(struct pc_stream *stream);
 
 static void bind(struct pc_world *world, uint32_t index, uint32_t side, struct pc_stream *stream) {
-    world->connections[index].ends[side].stream = stream;
-    stream->driver = (void *)(uintptr_t)(index << 1 | side);
+    struct end *end = &world->connections[index].ends[side];
+    end->stream = stream;
+    end->port = pc_calloc(1, sizeof *end->port);
+    if (end->port == NULL) abort();
+    *end->port = (struct port){.world = world, .connection = index, .side = side};
+    stream->driver = end->port;
+    stream->recall = recall;
 }
 
 static void schedule(struct pc_world *world, uint32_t index, uint32_t side) {
@@ -136,35 +162,83 @@ static void schedule(struct pc_world *world, uint32_t index, uint32_t side) {
     push(world, at_ns, EVENT_DELIVER, index, side);
 }
 
+static size_t put(struct pipe *pipe, const struct pc_span *spans, int count) {
+    size_t taken = 0;
+    if (pipe->bytes == NULL) pipe->bytes = malloc(PIPE_BYTES);
+    if (pipe->bytes == NULL) abort();
+    if (pipe->at > 0) memmove(pipe->bytes, pipe->bytes + pipe->at, pipe->len);
+    pipe->at = 0;
+    for (int i = 0; i < count; i++) {
+        const size_t len = pc_min_size(spans[i].len_bytes, PIPE_BYTES - pipe->len);
+        memcpy(pipe->bytes + pipe->len, spans[i].data, len);
+        pipe->len += len;
+        taken += len;
+    }
+    return taken;
+}
+
+static size_t take(struct pipe *pipe, const struct pc_span *spans, int count, size_t most_bytes) {
+    size_t moved = 0;
+    most_bytes = pc_min_size(most_bytes, pipe->len);
+    for (int i = 0; i < count && moved < most_bytes; i++) {
+        const size_t len = pc_min_size(spans[i].len_bytes, most_bytes - moved);
+        memcpy(spans[i].data, pipe->bytes + pipe->at, len);
+        pipe->at += len;
+        pipe->len -= len;
+        moved += len;
+    }
+    return moved;
+}
+
+/* I/O threads --------------------------------------------------------------------------------------------------- */
+
+static void move(struct port *port, struct loan *loan) {
+    struct connection *connection = &port->world->connections[port->connection];
+    if (!loan->out || loan->moved) return;
+    loan->moved = true;
+    loan->moved_bytes = loan == &port->tx ? put(&connection->pipes[port->side], loan->spans, loan->count)
+                                          : take(&connection->pipes[1 - port->side], loan->spans, loan->count, loan->most_bytes);
+}
+
+static void recall(struct pc_stream *stream) {
+    struct port *port = stream->driver;
+    move(port, &port->rx);
+    move(port, &port->tx);
+}
+
+/* Sometimes, and only where production does: a link's data. False: the bytes are to be moved at once. */
+static bool lend(struct port *port, struct loan *loan, const struct pc_stream *stream, const struct pc_span *spans,
+                 int count, size_t most_bytes) {
+    struct pc_world *world = port->world;
+    if (!world->io_threads || stream->shared[0] == NULL || pc_world_below(world, 2) == 0) return false;
+    *loan = (struct loan){.out = true, .count = count, .most_bytes = most_bytes};
+    memcpy(loan->spans, spans, (size_t)count * sizeof *spans);
+    push(world, world->now_ns + pc_world_below(world, 300000), EVENT_MOVED, port->connection,
+         port->side << 1 | (loan == &port->tx ? 1u : 0u));
+    return true;
+}
+
+/* Returns whether any of it went. */
+static bool sent(struct port *port, struct pc_process *process, struct pc_stream *stream, size_t taken) {
+    struct pc_world *world = port->world;
+    if (taken > 0) schedule(world, port->connection, port->side);
+    process->machine->ops->sent(process->machine, stream, taken, world->now_ns);
+    if (taken == 0) world->connections[port->connection].pipes[port->side].blocked = true;
+    return taken > 0;
+}
+
 /* Takes what the stream offers while the pipe has room. */
 static void drain(struct pc_world *world, struct pc_process *process, struct pc_stream *stream) {
-    uint32_t side = 0;
-    const uint32_t index = index_of(world, stream, &side);
-    for (;;) {
-        struct pipe *pipe = &world->connections[index].pipes[side];
+    struct port *port = stream->driver;
+    while (!port->tx.out) {
         struct pc_span spans[PC_TX_SPANS_MAX];
         const int count = pc_stream_tx_spans(stream, spans, world->now_ns);
         if (count == 0) {
             stream->write_wanted = false;
             return;
         }
-        if (pipe->bytes == NULL) pipe->bytes = malloc(PIPE_BYTES);
-        pipe->capacity = PIPE_BYTES;
-        if (pipe->at > 0) memmove(pipe->bytes, pipe->bytes + pipe->at, pipe->len);
-        pipe->at = 0;
-        size_t taken = 0;
-        for (int i = 0; i < count; i++) {
-            const size_t len = pc_min_size(spans[i].len_bytes, pipe->capacity - pipe->len);
-            memcpy(pipe->bytes + pipe->len, spans[i].data, len);
-            pipe->len += len;
-            taken += len;
-        }
-        if (taken == 0) {
-            pipe->blocked = true;
-            return;
-        }
-        schedule(world, index, side);
-        process->machine->ops->sent(process->machine, stream, taken, world->now_ns);
+        if (lend(port, &port->tx, stream, spans, count, 0)) return;
+        if (!sent(port, process, stream, put(&world->connections[port->connection].pipes[port->side], spans, count))) return;
     }
 }
 
@@ -173,10 +247,15 @@ static void end_of(struct pc_world *world, uint32_t index, uint32_t side, uint64
 }
 
 static void close_end(struct pc_world *world, struct pc_process *process, struct pc_stream *stream) {
-    uint32_t side = 0;
-    const uint32_t index = index_of(world, stream, &side);
-    struct connection *connection = &world->connections[index];
-    if (stream->driver != NULL && connection->ends[side].stream == stream) {
+    struct port *port = stream->driver;
+    struct connection *connection = port != NULL ? &world->connections[port->connection] : NULL;
+    if (connection != NULL && connection->ends[port->side].stream == stream) {
+        const uint32_t index = port->connection, side = port->side;
+        port->rx.out = false;
+        if (port->tx.out) {
+            port->tx.out = false;
+            (void)sent(port, process, stream, port->tx.moved_bytes);
+        }
         if (connection->ends[1 - side].stream != NULL && stream->open) drain(world, process, stream);
         connection->ends[side].stream = NULL;
         connection->pipes[side].ending = true;
@@ -263,6 +342,31 @@ static bool deferred(struct pc_world *world, const struct pc_process *process, c
     return true;
 }
 
+/* False: the process has ended. */
+static bool received(struct pc_world *world, struct pc_process *process, struct pc_stream *stream, size_t len_bytes) {
+    world->hash = (world->hash ^ (len_bytes + process->slot)) * 0x100000001b3ull;
+    process->machine->ops->received(process->machine, stream, len_bytes, world->now_ns);
+    pc_world_settle(process);
+    return process->alive;
+}
+
+/* From side from of a connection: goes on with what is left, and lets the sender go on. */
+static void delivered(struct pc_world *world, uint32_t index, uint32_t from) {
+    const struct connection *connection = &world->connections[index];
+    struct pipe *pipe = &world->connections[index].pipes[from];
+    if (pipe->len > 0) {
+        schedule(world, index, from);
+    } else if (pipe->ending) {
+        end_of(world, index, from, world->now_ns + pc_world_below(world, 100000));
+    }
+    struct pc_stream *stream = connection->ends[from].stream;
+    if (!pipe->blocked || stream == NULL) return;
+    pipe->blocked = false;
+    struct pc_process *sender = &world->processes[connection->ends[from].slot];
+    drain(world, sender, stream);
+    pc_world_settle(sender);
+}
+
 static void on_deliver(struct pc_world *world, const struct event *event) {
     struct connection *connection = &world->connections[event->a];
     struct pipe *pipe = &connection->pipes[event->b];
@@ -284,37 +388,39 @@ static void on_deliver(struct pc_world *world, const struct event *event) {
     size_t left = pc_min_size(budget, pipe->len);
     while (left > 0 && to->stream != NULL) {
         const int count = pc_stream_rx_spans(to->stream, spans);
-        size_t moved = 0;
-        for (int i = 0; i < count && left > 0; i++) {
-            const size_t len = pc_min_size(spans[i].len_bytes, left);
-            memcpy(spans[i].data, pipe->bytes + pipe->at, len);
-            pipe->at += len;
-            pipe->len -= len;
-            left -= len;
-            moved += len;
+        if (count > 0 && lend(to->port, &to->port->rx, to->stream, spans, count, left)) {
+            pipe->scheduled = true;
+            return;
         }
+        const size_t moved = take(pipe, spans, count, left);
+        left -= moved;
         if (moved == 0) break;
-        world->hash = (world->hash ^ (moved + to->slot)) * 0x100000001b3ull;
-        struct pc_stream *stream = to->stream;
-        process->machine->ops->received(process->machine, stream, moved, world->now_ns);
-        pc_world_settle(process);
-        if (!process->alive) return;
+        if (!received(world, process, to->stream, moved)) return;
         connection = &world->connections[event->a];
         pipe = &connection->pipes[event->b];
         to = &connection->ends[1 - event->b];
     }
-    if (pipe->len > 0) {
-        schedule(world, event->a, event->b);
-    } else if (pipe->ending) {
-        end_of(world, event->a, event->b, world->now_ns + pc_world_below(world, 100000));
+    delivered(world, event->a, event->b);
+}
+
+/* An I/O thread is through. */
+static void on_moved(struct pc_world *world, const struct event *event) {
+    const uint32_t side = event->b >> 1;
+    const bool tx = (event->b & 1) != 0;
+    const struct end *end = &world->connections[event->a].ends[side];
+    struct pc_process *process = &world->processes[end->slot];
+    struct loan *loan = tx ? &end->port->tx : &end->port->rx;
+    if (!loan->out || end->stream == NULL || !process->alive || deferred(world, process, event)) return;
+    move(end->port, loan);
+    loan->out = false;
+    if (tx) {
+        if (sent(end->port, process, end->stream, loan->moved_bytes)) drain(world, process, end->stream);
+        pc_world_settle(process);
+        return;
     }
-    const struct end *from = &connection->ends[event->b];
-    if (pipe->blocked && from->stream != NULL) {
-        pipe->blocked = false;
-        struct pc_process *sender = &world->processes[from->slot];
-        drain(world, sender, from->stream);
-        pc_world_settle(sender);
-    }
+    world->connections[event->a].pipes[1 - side].scheduled = false;
+    if (loan->moved_bytes > 0 && !received(world, process, end->stream, loan->moved_bytes)) return;
+    delivered(world, event->a, 1 - side);
 }
 
 /* The other end sees that side event->b has closed. */
@@ -391,6 +497,7 @@ void pc_world_run(struct pc_world *world, uint64_t until_ns, const bool *stop) {
         case EVENT_CLOSED: on_closed(world, &event); break;
         case EVENT_DIAL_BACK: on_dial_back(world, &event); break;
         case EVENT_SEARCHED: on_searched(world, &event); break;
+        case EVENT_MOVED: on_moved(world, &event); break;
         }
     }
 }
@@ -507,7 +614,7 @@ void pc_world_deafen(struct pc_world *world, uint32_t a, uint32_t b, uint64_t du
 
 /* Life ---------------------------------------------------------------------------------------------------------- */
 
-struct pc_world *pc_world_create(uint64_t seed, const struct pc_world_hooks *hooks) {
+struct pc_world *pc_world_create(uint64_t seed, bool io_threads, const struct pc_world_hooks *hooks) {
     struct pc_world *world = pc_calloc(1, sizeof *world);
     if (world == NULL) return NULL;
     world->hooks = *hooks;
@@ -515,6 +622,7 @@ struct pc_world *pc_world_create(uint64_t seed, const struct pc_world_hooks *hoo
     world->rtt_us = seed % 2 == 0 ? 100 : 50000;
     world->staging_bytes = seed % 8 == 7 ? 16 << 20 : 1; /* mostly as little as may be: credit runs out all the time */
     world->rated = seed % 3 != 0;
+    world->io_threads = io_threads;
     world->hash = 0xcbf29ce484222325ull;
     world->now_ns = PC_NS_PER_S;
     return world;
@@ -528,6 +636,8 @@ void pc_world_destroy(struct pc_world *world) {
     for (uint32_t i = 1; i < world->connection_count; i++) {
         free(world->connections[i].pipes[0].bytes);
         free(world->connections[i].pipes[1].bytes);
+        free(world->connections[i].ends[0].port);
+        free(world->connections[i].ends[1].port);
     }
     pc_ring_job_destroy(world->search);
     free(world->connections);

@@ -33,7 +33,8 @@ struct pc_process {
     uint64_t tick_ns; /* scheduled */
 };
 
-struct pc_world *pc_world_create(uint64_t seed, const struct pc_world_hooks *hooks);
+/* io_threads: as with several of them, bytes of links move while a machine hears of other things. */
+struct pc_world *pc_world_create(uint64_t seed, bool io_threads, const struct pc_world_hooks *hooks);
 void pc_world_destroy(struct pc_world *world);
 uint64_t pc_world_now(const struct pc_world *world);
 uint64_t pc_world_random(struct pc_world *world);

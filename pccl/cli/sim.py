@@ -21,7 +21,7 @@ LAWS = {
     "L4": "epochs only grow",
     "L5": "the exact divisor",
 }
-Job = tuple[int, int, int, int, int, bool]
+Job = tuple[int, int, int, int, int, bool, bool]
 Crash = tuple[int, int, int, int]  # seed, peers, first event, ops
 
 
@@ -38,11 +38,11 @@ def parse_peers(text: str) -> tuple[int, int]:
 
 def run_chunk(job: Job) -> tuple[dict[str, int], list[dict[str, Any]]]:
     """Sums of the reports of some seeds, and those that broke a law."""
-    first, count, peers_min, peers_max, ops, faults = job
+    first, count, peers_min, peers_max, ops, faults, io_threads = job
     totals = {"schedules": 0, "events": 0, "ops_committed": 0, "ops_aborted": 0, "epochs": 0, "virtual_ns": 0}
     broken = []
     for seed in range(first, first + count):
-        report = _core.sim_run(seed, peers_min, peers_max, ops, faults)
+        report = _core.sim_run(seed, peers_min, peers_max, ops, faults, io_threads=io_threads)
         totals["schedules"] += 1
         for key in totals.keys() - {"schedules"}:
             totals[key] += report[key]
@@ -99,6 +99,7 @@ def results(jobs_list: list[Job], jobs: int) -> Iterator[tuple[dict[str, int], l
     "--ops", default=20, show_default=True, type=click.IntRange(1), help="Steps of a peer: some operations each."
 )
 @click.option("--no-faults", is_flag=True, help="Delays only.")
+@click.option("--io-threads", is_flag=True, help="Payload moves while a peer goes on, as with PCCL_NTHREADS.")
 @click.option("--jobs", default=os.cpu_count() or 1, type=click.IntRange(1), help="Processes. Default: one a core.")
 @click.option(
     "--exhaustive", is_flag=True, help="No other faults than this: each peer crashes after each event of each schedule."
@@ -107,22 +108,23 @@ def results(jobs_list: list[Job], jobs: int) -> Iterator[tuple[dict[str, int], l
     "--trace", type=click.IntRange(0, 2**64 - 1), metavar="SEED", help="Run this seed alone and print its event log."
 )
 def command(
-    seeds: int, seed_start: int, peers: str, ops: int, no_faults: bool, jobs: int, exhaustive: bool, trace: int | None
-) -> None:
+    seeds: int, seed_start: int, peers: str, ops: int, no_faults: bool, io_threads: bool, jobs: int, exhaustive: bool,
+    trace: int | None,
+) -> None:  # fmt: skip
     """Check the laws over many seeded schedules of faults. Exit code 1 if one breaks."""
     peers_min, peers_max = parse_peers(peers)
     faults = not no_faults
     if exhaustive:
         crash_everywhere(range(seed_start, seed_start + seeds), peers_min, peers_max, ops, jobs)
     if trace is not None:
-        report = _core.sim_run(trace, peers_min, peers_max, ops, faults, trace=True)
+        report = _core.sim_run(trace, peers_min, peers_max, ops, faults, trace=True, io_threads=io_threads)
         click.echo(report["log"], nl=False)
         click.echo(summary(report))
         sys.exit(0 if report["ok"] else 1)
 
     chunk = max(1, min(CHUNK, seeds // (jobs * 4) or 1))
     end = seed_start + seeds
-    work = [(s, min(chunk, end - s), peers_min, peers_max, ops, faults) for s in range(seed_start, end, chunk)]
+    work = [(s, min(chunk, end - s), peers_min, peers_max, ops, faults, io_threads) for s in range(seed_start, end, chunk)]
     totals: dict[str, int] = {}
     broken: list[dict[str, Any]] = []
     started = time.monotonic()
@@ -145,7 +147,8 @@ def command(
         click.echo(f"{law} {words}: {f'BROKEN in {count} schedules' if count else 'kept'}")
     if broken:
         click.echo(f"{len(broken)} schedules failed; the first:")
-        explain(min(broken, key=lambda report: int(report["seed"])), peers, peers_min, peers_max, ops, faults)
+        first = min(broken, key=lambda report: int(report["seed"]))
+        explain(first, peers, peers_min, peers_max, ops, faults, io_threads)
         sys.exit(1)
 
 
@@ -154,12 +157,15 @@ def summary(report: dict[str, Any]) -> str:
     return f"seed {report['seed']}: {report['peers']} peers, {report['events']} events: {verdict}"
 
 
-def explain(report: dict[str, Any], peers: str, peers_min: int, peers_max: int, ops: int, faults: bool) -> None:
+def explain(
+    report: dict[str, Any], peers: str, peers_min: int, peers_max: int, ops: int, faults: bool, io_threads: bool
+) -> None:
     """The first failure once more, with its event log."""
-    again = _core.sim_run(report["seed"], peers_min, peers_max, ops, faults, trace=True)
+    again = _core.sim_run(report["seed"], peers_min, peers_max, ops, faults, trace=True, io_threads=io_threads)
     click.echo(again["log"], nl=False)
     click.echo(summary(report))
     if again["trace_hash"] != report["trace_hash"]:
         click.echo("the schedule did not repeat itself: the machines are not deterministic")
-    options = f"--peers {peers} --ops {ops}" + ("" if faults else " --no-faults")
+    flags = ("" if faults else " --no-faults") + (" --io-threads" if io_threads else "")
+    options = f"--peers {peers} --ops {ops}{flags}"
     click.echo(f"again: pccl sim {options} --trace {report['seed']}")

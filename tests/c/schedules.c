@@ -14,6 +14,7 @@ int main(int argc, char **argv) {
             .peers_max = (uint32_t)strtoul(argv[3], NULL, 10),
             .ops = (uint32_t)strtoul(argv[4], NULL, 10),
             .faults = true,
+            .io_threads = seed % 2 == 1,
         };
         pcclSimReport_t report;
         if (pcclSimRun(&options, &report) != pcclSuccess) return 2;

@@ -137,8 +137,8 @@ static void write_some(struct node *node, struct pc_stream *stream) {
             return;
         }
         const ssize_t sent = put(conn->fd, spans, count);
+        node->machine->ops->sent(node->machine, stream, sent > 0 ? (size_t)sent : 0, now());
         if (sent <= 0) return; /* full, or broken: then reading tells */
-        node->machine->ops->sent(node->machine, stream, (size_t)sent, now());
         conn = conn_of(node, stream);
     }
 }
