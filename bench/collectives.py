@@ -4,8 +4,8 @@ measured, and take turns. ``python bench/collectives.py --compare gloo,limit --c
 A sample is the time of one operation in a row of them (as many as fit into about 50 ms), after a barrier and one that
 is not timed, at the slowest rank. busbw is as nccl-tests defines it. Libraries: gloo (torch.distributed), mpi (Open MPI
 over TCP, where mpicc is installed), limit (a minimal C ring without any protocol, all_reduce only), limit-shm (the
-same in memory that all have mapped: what main memory allows). Rows of ours are over TCP; those that end in -shm are
-over shared memory.
+same in memory that all have mapped: what main memory allows). Rows of ours are over TCP, but over shared memory with
+-shm, and with as many I/O threads as -threads says.
 """
 
 from __future__ import annotations
@@ -75,9 +75,10 @@ class Library:
             rendezvous = f"127.0.0.1:{free_port(1)}"
         library, *own = self.name.split("-")
         script = [sys.executable, str(BENCH / "peer.py"), library]
-        environment = {"PCCL_SHM": "1" if "shm" in own else "0"}
+        threads = next((part.removeprefix("threads") for part in own if part.startswith("threads")), "1")
+        environment = {"PCCL_SHM": "1" if "shm" in own else "0", "PCCL_NTHREADS": threads}
         own_mode = own[0] if own else mode
-        codec = next((part for part in own[1:] if part != "shm"), "none")
+        codec = next((part for part in own[1:] if part != "shm" and not part.startswith("threads")), "none")
         return [([*script, str(rank), str(size), rendezvous, own_mode, codec], environment) for rank in range(size)]
 
     def seconds(self, op: str, size_bytes: int, iterations: int) -> float | str:

@@ -58,7 +58,9 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("PCCL_JOIN_TIMEOUT", "seconds", "1800", "master: how long a newcomer may wait for admission"),
     Variable("PCCL_LOG_LEVEL", "level", "warn", "off (or none), fatal, error (or err), warn, info, debug, trace"),
     Variable("PCCL_NCONNS", "count", "chosen", "TCP connections per pair of peers"),
-    Variable("PCCL_NTHREADS", "count", "1", "threads that move large payloads, where there are cores to spare (1 to 16)"),
+    Variable(
+        "PCCL_NTHREADS", "count", "1", "threads that move large payloads, where there are cores to spare (1 to 16)"
+    ),
     Variable("PCCL_OP_TIMEOUT", "seconds", "1800", "how long a call may wait for a peer that is alive"),
     Variable("PCCL_PORT_RANGE", "ports", "the system's choice", "ports to listen in, as first-last"),
     Variable("PCCL_RUN_KEY_FILE", "path", "none", "file with the secret that all peers and the master of a run share"),

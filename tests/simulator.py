@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("base", "bytes", "wire", "math", "plan", "proto", "sim")
 CDEF = """
 typedef struct {
-    uint64_t seed; uint32_t peers_min, peers_max, ops; bool faults, io_threads, trace; uint64_t crash_event; uint32_t crash_peer;
+    uint64_t seed; uint32_t peers_min, peers_max, ops; bool faults, io_threads, trace; uint64_t crash_event;
+    uint32_t crash_peer;
 } pcclSimOptions_t;
 typedef struct {
     bool ok; uint32_t peers; uint64_t events, ops_committed, ops_aborted, epochs, virtual_ns; uint64_t trace_hash;

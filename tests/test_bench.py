@@ -104,7 +104,11 @@ def test_quant(tmp_path):
 def test_threads(tmp_path):
     run("threads.py", "--bytes", "1M", "--turns", "1", "--rounds", "2", "--output", tmp_path / "threads.json")
     rows = saved(tmp_path / "threads.json")["rows"]
-    assert [(row["connections"], row["threads"]) for row in rows] == [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2)]
+    bare, library = ([row for row in rows if row["what"] == what] for what in ("bare", "library"))
+    assert [(row["connections"], row["threads"]) for row in bare] == [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2)]
+    assert [(row["peers"], row["threads"]) for row in library] == [
+        (n, threads) for n in (2, 4) for threads in (1, 2, 3, 4)
+    ]
     assert all(row["ms"]["median"] > 0 for row in rows)
 
 

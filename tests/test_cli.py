@@ -197,7 +197,7 @@ def test_sim_refuses_other_peers(text):
     assert CliRunner().invoke(app, ["sim", "--peers", text]).exit_code == 2
 
 
-def broken_run(seed, peers_min, peers_max, ops, faults, trace=False):
+def broken_run(seed, peers_min, peers_max, ops, faults, trace=False, io_threads=False):
     bad = seed == 13
     return {
         "seed": seed,

@@ -102,8 +102,10 @@ def test_several_io_threads_share_a_machine(name: str, flags: list[str]) -> None
 
 
 def test_a_thread_whose_memory_is_not_called_back_is_noticed() -> None:
-    """Mutant 14 of csrc/proto/mutant.h: the window is a few microseconds, which ThreadSanitizer sees and results seldom."""
-    program = compile_with_loop("io-threads-mutant", ["-fsanitize=thread", "-DPCCL_MUTANT=14"], "io_threads.c", "io", "api")
+    """Mutant 14 of csrc/proto/mutant.h: results seldom show its window of microseconds, ThreadSanitizer does."""
+    program = compile_with_loop(
+        "io-threads-mutant", ["-fsanitize=thread", "-DPCCL_MUTANT=14"], "io_threads.c", "io", "api"
+    )
     try:
         done = subprocess.run([str(program)], capture_output=True, text=True, timeout=30, check=False)
     except subprocess.TimeoutExpired:

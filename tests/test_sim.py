@@ -30,7 +30,7 @@ def test_schedules_without_faults_keep_the_laws(simulator: Simulator, peers: int
         assert report.ops_committed > 0
 
 
-@pytest.mark.parametrize("first", (1, 201))
+@pytest.mark.parametrize("first", [1, 201])
 def test_payload_that_moves_beside_other_events_keeps_the_laws(simulator: Simulator, first: int) -> None:
     """As with several I/O threads: what a member takes back from one of them is not written or read by it any more."""
     for seed in range(first, first + 200):

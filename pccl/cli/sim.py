@@ -124,7 +124,9 @@ def command(
 
     chunk = max(1, min(CHUNK, seeds // (jobs * 4) or 1))
     end = seed_start + seeds
-    work = [(s, min(chunk, end - s), peers_min, peers_max, ops, faults, io_threads) for s in range(seed_start, end, chunk)]
+    work = [
+        (s, min(chunk, end - s), peers_min, peers_max, ops, faults, io_threads) for s in range(seed_start, end, chunk)
+    ]
     totals: dict[str, int] = {}
     broken: list[dict[str, Any]] = []
     started = time.monotonic()
