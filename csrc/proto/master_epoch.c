@@ -140,18 +140,21 @@ static bool plan_ring(struct pc_master *master, struct pc_group *group, bool *ch
     PC_EACH_PEER(master, peer) {
         if (pc_master_in_group(peer, group)) ids[n++] = peer->id;
     }
-    *changed = n != group->n;
+    bool others = n != group->n;
+    *changed = others;
     const bool possible = pc_master_order_ring(master, group, ids, n, order, changed);
     if (!pc_grow(&kept, &group->ids_capacity, n, sizeof *group->ids)) return false;
     group->ids = kept;
     if (!pc_grow(&ring, &group->ring_capacity, n, sizeof *group->ring)) return false;
     group->ring = ring;
     for (uint32_t i = 0; i < n; i++) {
-        *changed |= group->ids[i] != ids[i] || group->ring[i] != order[i];
+        others |= group->ids[i] != ids[i];
+        *changed |= others || group->ring[i] != order[i];
         group->ids[i] = ids[i];
         group->ring[i] = order[i];
     }
     group->n = n;
+    if (others) group->members_epoch = master->epoch;
     const uint32_t rtt_us = pc_master_longest_rtt(master, ids, n);
     *changed |= (rtt_us >= PC_FAR_US) != (group->rtt_us >= PC_FAR_US); /* other algorithms are chosen */
     if (*changed) group->rtt_us = rtt_us;

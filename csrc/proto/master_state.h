@@ -135,6 +135,7 @@ struct pc_group {
     uint32_t number; /* of the peer group */
     uint32_t subset; /* 0: all of it; else counted through the run */
     uint64_t epoch;
+    uint64_t members_epoch; /* in which its members last changed */
     uint64_t *ids; /* by rank */
     uint32_t *ring; /* ranks in ring order */
     struct pc_link_item *links; /* as in its record */

@@ -258,7 +258,7 @@ static void compare_steps(struct pc_master *master, const struct pc_group *group
                          (unsigned long long)vote->step.ops);
             pc_error_hint(error, "all peers of a group must make the same collective calls in a step, with the same tags");
         }
-        complete &= vote->epoch == group->epoch;
+        complete &= vote->epoch >= group->members_epoch;
         sum.sends += vote->step.sends;
         sum.receives += vote->step.receives;
         sum.channels += vote->step.channels;

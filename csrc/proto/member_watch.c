@@ -172,7 +172,7 @@ static void end_queued(struct pc_member *member, struct pc_call *call, uint64_t 
     pc_error_set(&error, pcclTimeout, "%s with tag %llu could not begin at peer %llu within %llu ms",
                  pc_collective_name(call->shape.collective), (unsigned long long)call->tag,
                  (unsigned long long)member->id, (unsigned long long)waited_ms);
-    pc_error_hint(&error, "it waited for a topology call of another thread, or for the removal of a peer");
+    pc_error_hint(&error, "it waited for a topology call of another thread, or for the removal of a peer; nobody else knows of it: make it again");
     pc_list_remove(&call->node);
     pc_member_complete(member, call, &error);
 }

@@ -241,9 +241,11 @@ static bool lost_attempt(struct pc_workload *workload, struct operation *op) {
     return false;
 }
 
-/* Nobody else knows of this post: the rank in it was one of an older epoch. */
+/* Nobody else knows of this post: the rank in it was one of an older epoch, or it has waited for one in vain. */
 static bool was_refused(const struct operation *op) {
-    return one_way(op->draw.kind) && strstr(op->call.outcome.error.message, "has changed since its ranks") != NULL;
+    const char *message = op->call.outcome.error.message;
+    return (one_way(op->draw.kind) && strstr(message, "has changed since its ranks") != NULL) ||
+           strstr(message, "could not begin") != NULL;
 }
 
 /* Who receives from anybody may hear of a failure of each of the others in each epoch. */

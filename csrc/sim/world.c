@@ -218,13 +218,14 @@ static bool lend(struct port *port, struct loan *loan, const struct pc_stream *s
     return true;
 }
 
-/* Returns whether any of it went. */
+/* Returns whether more may go now. A thread can have found the pipe full that has room again. */
 static bool sent(struct port *port, struct pc_process *process, struct pc_stream *stream, size_t taken) {
     struct pc_world *world = port->world;
     if (taken > 0) schedule(world, port->connection, port->side);
     process->machine->ops->sent(process->machine, stream, taken, world->now_ns);
-    if (taken == 0) world->connections[port->connection].pipes[port->side].blocked = true;
-    return taken > 0;
+    struct pipe *pipe = &world->connections[port->connection].pipes[port->side];
+    pipe->blocked = taken == 0 && pipe->len == PIPE_BYTES;
+    return !pipe->blocked;
 }
 
 /* Takes what the stream offers while the pipe has room. */
