@@ -13,7 +13,7 @@ from typing import Any
 from pccl._comm import Comm
 from pccl.codec import Codec, native_codec
 from pccl.collectives import Collectives, reduce_op
-from pccl.config import milliseconds, parse_address, startup
+from pccl.config import milliseconds, parse_address
 from pccl.errors import PCCLError, invalid_argument, invalid_usage
 from pccl.group import Group
 from pccl.handle import AsyncReduceHandle
@@ -35,7 +35,6 @@ from pccl.types import (
 )
 
 _RECONNECT_PAUSE_S = 1.0
-_OP_TIMEOUT_S = 1800.0
 _RETRYABLE = frozenset({Result.RANK_CONNECTION_LOST, Result.RANK_CONNECTION_FAILED})
 _FINAL = frozenset({Result.REFUSED, Result.EVICTED})
 
@@ -91,28 +90,26 @@ class Communicator(Collectives):
             raise invalid_argument(
                 where, f"p2p_connection_pool_size must be 0 to 1024, not {p2p_connection_pool_size!r}"
             )
-        settings = startup()
-        low, high = port_range or settings.port_range or (0, 0)
+        low, high = port_range or (0, 0)
         if not 0 <= low <= high <= 65535:
             raise invalid_argument(where, f"port_range must be (first, last), not {port_range!r}")
-        op_timeout_ms = milliseconds(op_timeout, "op_timeout") or settings.op_timeout_ms
-        self._op_timeout_s = op_timeout_ms / 1000 if op_timeout_ms else _OP_TIMEOUT_S
         self._lives = 0
         self._core = Comm(
             master,
             peer_group=peer_group,
-            connections=p2p_connection_pool_size or settings.connections,
-            advertise=advertise if advertise is not None else settings.advertise,
-            ifname=ifname if ifname is not None else settings.ifname,
+            connections=p2p_connection_pool_size,
+            advertise=advertise,
+            ifname=ifname,
             port_min=low,
             port_max=high,
-            run_key=run_key if run_key is not None else settings.run_key,
-            dead_timeout_ms=milliseconds(dead_timeout, "dead_timeout") or settings.dead_timeout_ms,
-            op_timeout_ms=op_timeout_ms,
-            connect_timeout_ms=milliseconds(connect_timeout, "connect_timeout") or settings.connect_timeout_ms,
-            congestion=congestion if congestion is not None else settings.congestion,
+            run_key=run_key,
+            dead_timeout_ms=milliseconds(dead_timeout, "dead_timeout"),
+            op_timeout_ms=milliseconds(op_timeout, "op_timeout"),
+            connect_timeout_ms=milliseconds(connect_timeout, "connect_timeout"),
+            congestion=congestion,
             observer=observer,
         )
+        self._op_timeout_s = self._core.op_timeout_ms / 1000
 
     # ---------------------------------------------------------------------------------------------------- membership --
 

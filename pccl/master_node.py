@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 
 from pccl._master import Master
-from pccl.config import milliseconds, parse_address, startup
+from pccl.config import milliseconds, parse_address
 
 
 class MasterNode:
@@ -23,13 +23,11 @@ class MasterNode:
         dead_timeout: float | None = None,
         join_timeout: float | None = None,
     ) -> None:
-        listen = parse_address(listen_address, "MasterNode")
-        settings = startup()
         self._core = Master(
-            listen,
-            run_key=run_key if run_key is not None else settings.run_key,
-            dead_timeout_ms=milliseconds(dead_timeout, "dead_timeout") or settings.dead_timeout_ms,
-            join_timeout_ms=milliseconds(join_timeout, "join_timeout") or settings.join_timeout_ms,
+            parse_address(listen_address, "MasterNode"),
+            run_key=run_key,
+            dead_timeout_ms=milliseconds(dead_timeout, "dead_timeout"),
+            join_timeout_ms=milliseconds(join_timeout, "join_timeout"),
         )
 
     @property

@@ -84,7 +84,7 @@ def test_env_prints_every_variable():
 def test_env_fails_on_a_bad_value():
     done = run("env", PCCL_NCONNS="many")
     assert done.returncode == 1
-    assert "PCCL_NCONNS must be a number" in done.stderr
+    assert "PCCL_NCONNS='many': expected a whole number from 1 to 64" in done.stderr
 
 
 def rendered(state):

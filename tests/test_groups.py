@@ -193,7 +193,7 @@ def test_status_shows_the_groups(cluster):
     ids = [peer.id for peer in peers]
 
     def lists():
-        status = json.loads(_core.query_status(cluster.address, None, 5000))
+        status = json.loads(_core.query_status(cluster.address, 5000))
         return [row["members"] for row in status["subsets"]]
 
     assert lists() == [[ids[2], ids[0]], ids]
