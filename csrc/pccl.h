@@ -233,7 +233,7 @@ PCCL_EXPORT pcclResult_t pcclAllReduceAsync(const void *sendbuf, void *recvbuf,
                                             const pcclReduceDescriptor_t *descriptor, const pcclComm_t *comm,
                                             pcclAsyncReduceOp_t *handle_out);
 /* An operation that loses a peer or a link is done again with the survivors, until none has succeeded for the time
- * limit of an operation. The tags must differ. */
+ * limit of an operation. The tags must differ. More than 1024 are never in flight. */
 PCCL_EXPORT pcclResult_t pcclAllReduceMultipleWithRetry(const pcclReduceOpDescriptor_t *descriptors, size_t count,
                                                         const pcclComm_t *comm,
                                                         pcclReduceInfo_t *PCCL_NULLABLE info_out, int max_in_flight);

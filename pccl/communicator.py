@@ -35,6 +35,7 @@ from pccl.types import (
 )
 
 _RECONNECT_PAUSE_S = 1.0
+_WINDOW_MAX = 1024  # beyond, more in flight bring nothing, and all of a communicator's are limited
 _RETRYABLE = frozenset({Result.RANK_CONNECTION_LOST, Result.RANK_CONNECTION_FAILED})
 _FINAL = frozenset({Result.REFUSED, Result.EVICTED})
 
@@ -272,13 +273,14 @@ class Communicator(Collectives):
     def all_reduce_multiple_with_retry(
         self, descriptors: Iterable[ReduceOpDescriptor], *, max_in_flight: int = 4
     ) -> ReduceInfo:
-        """Reduce many buffers, at most ``max_in_flight`` at once. Those that lose a peer are done again with the
-        survivors; raises TooFewPeersError when there are none. The time limit of an operation counts from the last one
-        that succeeded."""
+        """Reduce many buffers, at most ``max_in_flight`` at once, and never more than 1024. Those that lose a peer are
+        done again with the survivors; raises TooFewPeersError when there are none. The time limit of an operation
+        counts from the last one that succeeded."""
         if max_in_flight < 1:
             raise invalid_argument(
                 "all_reduce_multiple_with_retry", f"max_in_flight must be 1 or more: {max_in_flight}"
             )
+        max_in_flight = min(max_in_flight, _WINDOW_MAX)
         self._check_no_step("all_reduce_multiple_with_retry")
         waiting = deque(descriptors)
         places: dict[int, int] = {}

@@ -412,6 +412,101 @@ int main(int argc, char **argv) {
 }
 """
 
+# Two peers and their master in one process, and batches of one element each: eight small ones, a large one, and one to
+# which a peer comes late. Prints the seconds of CPU that the eight took, and the large one.
+PROGRAM_BATCH = r"""
+#include <pccl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#define CHECK(call)                                                                                                    \
+    do {                                                                                                               \
+        if ((call) != pcclSuccess) {                                                                                   \
+            pcclErrorRecord_t record;                                                                                  \
+            pcclGetLastError(&record);                                                                                 \
+            fprintf(stderr, "%s: %s\n", #call, record.message);                                                        \
+            exit(1);                                                                                                   \
+        }                                                                                                              \
+    } while (0)
+
+struct batch {
+    pcclComm_t *comm;
+    int count, window, late_us;
+};
+
+static void *run(void *argument) {
+    const struct batch *batch = argument;
+    usleep((useconds_t) batch->late_us);
+    pcclReduceOpDescriptor_t *ops = calloc((size_t) batch->count, sizeof *ops);
+    int32_t *values = calloc((size_t) batch->count, sizeof *values);
+    for (int k = 0; k < batch->count; k++) {
+        values[k] = k;
+        ops[k].sendbuf = ops[k].recvbuf = &values[k];
+        ops[k].descriptor = (pcclReduceDescriptor_t){.count = 1, .op = pcclSum, .tag = (uint64_t) k,
+                                                     .src_descriptor = {.datatype = pcclInt32}};
+    }
+    CHECK(pcclAllReduceMultipleWithRetry(ops, (size_t) batch->count, batch->comm, NULL, batch->window));
+    for (int k = 0; k < batch->count; k++) {
+        if (values[k] != 2 * k) exit(2);
+    }
+    ops[batch->count - 2].descriptor.tag = 7;
+    if (pcclAllReduceMultipleWithRetry(ops, (size_t) batch->count, batch->comm, NULL, 1) == pcclSuccess) exit(3);
+    free(ops);
+    free(values);
+    return NULL;
+}
+
+static double cpu_seconds(void) {
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (double) usage.ru_utime.tv_sec + (double) usage.ru_utime.tv_usec * 1e-6;
+}
+
+static void run_both(pcclComm_t *comms[2], int count, int window, int late_us) {
+    struct batch batches[2];
+    pthread_t threads[2];
+    for (int i = 0; i < 2; i++) {
+        batches[i] = (struct batch){comms[i], count, window, i * late_us};
+        if (pthread_create(&threads[i], NULL, run, &batches[i]) != 0) exit(4);
+    }
+    for (int i = 0; i < 2; i++) pthread_join(threads[i], NULL);
+}
+
+int main(void) {
+    const pcclMasterOptions_t options = {.listen = "127.0.0.1:0"};
+    pcclMasterInstance_t *master = NULL;
+    pcclComm_t *comms[2];
+    pcclRequest_t *request;
+    uint16_t port = 0;
+    char address[64];
+    CHECK(pcclInit());
+    CHECK(pcclCreateMasterWithOptions(&options, &master));
+    CHECK(pcclRunMaster(master));
+    CHECK(pcclGetMasterPort(master, &port));
+    snprintf(address, sizeof address, "127.0.0.1:%u", (unsigned) port);
+    const pcclCommOptions_t peer = {.master = address};
+    for (int i = 0; i < 2; i++) CHECK(pcclCreateCommunicatorWithOptions(&peer, &comms[i]));
+    CHECK(pcclConnect(comms[0]));
+    CHECK(pcclStartConnect(comms[1], &request));
+    for (bool pending = false; !pending;) CHECK(pcclArePeersPending(comms[0], &pending));
+    CHECK(pcclUpdateTopology(comms[0]));
+    CHECK(pcclWaitRequest(request, 10000, NULL));
+    CHECK(pcclFreeRequest(request));
+    const double start = cpu_seconds();
+    for (int round = 0; round < 8; round++) run_both(comms, 2000, 4, 0);
+    const double small = cpu_seconds();
+    run_both(comms, 16000, 4, 0);
+    printf("%f %f\n", small - start, cpu_seconds() - small);
+    run_both(comms, 16000, 16000, 500000);
+    for (int i = 0; i < 2; i++) CHECK(pcclDestroyCommunicator(comms[i]));
+    CHECK(pcclDestroyMaster(master));
+    return 0;
+}
+"""
+
 # For each pair of a variable and a value, in a child of its own: what making a peer and a master comes to.
 PROGRAM_ENVIRONMENT = r"""
 #include <pccl.h>
@@ -576,6 +671,15 @@ def test_retry_waits_for_the_link(tmp_path):
                 process.wait()
     assert [process.returncode for process in running] == [0, 0]
     assert answers == ["8 1\n"] * 2
+
+
+def test_a_batch_of_many(tmp_path):
+    """It takes a time that grows with their number, not with its square; there may be more than can be in flight."""
+    program = build(tmp_path, CC, PROGRAM_BATCH, "program.c", "-std=gnu11", "-pthread")
+    done = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    small, large = map(float, done.stdout.split())
+    assert large < 2 * small, "as many operations; it was four times the time"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads glibc's counters")
