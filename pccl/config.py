@@ -1,4 +1,4 @@
-"""The table of environment variables, from which `pccl env` and the documentation are made, and what arguments mean.
+"""The table of environment variables, from which `pccl env` and the documentation are made, and addresses.
 
 An argument wins over the environment, the environment over the default. The core reads the environment, when a
 communicator or a master is created, never at import.
@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from pccl.errors import invalid_argument
-
-_MAX_MS = 2**32 - 1
 
 
 class Variable(NamedTuple):
@@ -67,26 +65,13 @@ def unknown_variables(environ: Mapping[str, str]) -> list[tuple[str, str | None]
     return [(name, next(iter(get_close_matches(name, known, n=1, cutoff=0.5)), None)) for name in unknown]
 
 
-def milliseconds(seconds: float | None, name: str) -> int:
-    """A time limit in milliseconds, at least 1; 0 for None, the default."""
-    if seconds is None:
-        return 0
-    try:
-        positive = seconds > 0
-    except TypeError:
-        positive = False
-    if not positive:
-        raise invalid_argument("config", f"{name} must be a time above 0 seconds, not {seconds!r}")
-    return max(1, round(min(seconds * 1000, _MAX_MS)))
-
-
 def parse_address(address: str, func_name: str, *, default_port: int | None = 48148) -> str:
     """Check "host:port", "1.2.3.4:port" or "[::1]:port"; returns it with its port."""
-    host, port_text = _split_address(address)
+    host, port_text = _split_address(address) if isinstance(address, str) else ("", None)
     if port_text is None and default_port is not None:
         port_text = str(default_port)
     port = int(port_text) if port_text is not None and port_text.isascii() and port_text.isdigit() else -1
-    if not host or any(c.isspace() for c in host) or not 0 <= port <= 65535:
+    if not host or any(c.isspace() or not c.isprintable() for c in host) or not 0 <= port <= 65535:
         raise invalid_argument(
             func_name, f"{address!r} is not an address", hint="write host:port, 1.2.3.4:port or [::1]:port"
         )

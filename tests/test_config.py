@@ -10,6 +10,7 @@ from processes import run_python
 import pccl
 from pccl import _core, config
 from pccl._comm import Comm
+from pccl.arguments import milliseconds
 from pccl.config import parse_address, unknown_variables
 
 
@@ -186,12 +187,12 @@ def test_bad_addresses(text):
 
 
 def test_milliseconds():
-    assert config.milliseconds(None, "t") == 0
-    assert config.milliseconds(1e-9, "t") == 1
-    assert config.milliseconds(1e12, "t") == 2**32 - 1
+    assert milliseconds(None, "t", "f") == 0
+    assert milliseconds(1e-9, "t", "f") == 1
+    assert milliseconds(1e12, "t", "f") == 2**32 - 1
     for bad in (0, -1, float("nan")):
-        with pytest.raises(ValueError, match="t must be a time above 0"):
-            config.milliseconds(bad, "t")
+        with pytest.raises(ValueError, match="f: INVALID_ARGUMENT: t must be a time above 0"):
+            milliseconds(bad, "t", "f")
 
 
 def test_debug_file_name_is_expanded(tmp_path):

@@ -7,7 +7,8 @@ import threading
 from typing import Any
 
 from pccl import _core
-from pccl.config import milliseconds, parse_address
+from pccl.arguments import milliseconds
+from pccl.config import parse_address
 from pccl.errors import ErrorRecord, ProtocolError
 from pccl.types import Result
 
@@ -15,7 +16,7 @@ Status = dict[str, Any]
 
 
 def query(master: str, timeout: float) -> Status:
-    text = _ask(parse_address(master, "status"), milliseconds(timeout, "timeout"))
+    text = _ask(parse_address(master, "status"), milliseconds(timeout, "timeout", "status"))
     try:
         status = json.loads(text)
     except ValueError:
