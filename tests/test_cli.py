@@ -30,7 +30,7 @@ STATUS = {
         {"id": 2, "group": 0, "rank": 1, "address": "10.0.0.2:5", "last_heard_ms": 1400},
     ],
     "pending": [{"id": 3, "group": 0, "address": "10.0.0.3:5"}],
-    "ops": [{"group": 0, "subset": 4, "tag": 7, "seq": 9, "done": [1], "waiting": [2]}],
+    "ops": [{"group": 0, "subset": 4, "tag": 7, "seq": 9, "done": [1], "started": [2], "waiting": [2]}],
     "subsets": [{"group": 0, "subset": 4, "members": [2, 1]}],
     "waits": [{"peer": 1, "call": "all_reduce", "tag": 7, "for": [2], "since_ms": 2500}],
 }
