@@ -34,9 +34,6 @@ cdef extern from "pccl.h" nogil:
     ctypedef enum pcclQuantizationAlgorithm_t:
         pass
 
-    ctypedef enum pcclLogLevel_t:
-        pass
-
     ctypedef struct pcclComm_t:
         pass
 
@@ -211,14 +208,12 @@ cdef extern from "pccl.h" nogil:
         char verdict[512]
         char *log
 
-    ctypedef void (*pcclLogCallback_t)(void *user, pcclLogLevel_t level, const char *line) noexcept nogil
-
     const char *pcclGetResultName(pcclResult_t result)
     const char *pcclGetResultText(pcclResult_t result)
     pcclResult_t pcclGetLastError(pcclErrorRecord_t *record_out)
-    pcclResult_t pcclSetLog(pcclLogLevel_t level, pcclLogCallback_t callback, void *user)
 
     pcclResult_t pcclInit()
+    pcclResult_t pcclCheckEnvironment()
     pcclResult_t pcclGetBuildInfo(pcclBuildInfo_t *info)
     pcclResult_t pcclCreateCommunicatorWithOptions(const pcclCommOptions_t *options, pcclComm_t **comm_out)
     pcclResult_t pcclDestroyCommunicator(pcclComm_t *comm)
@@ -227,6 +222,7 @@ cdef extern from "pccl.h" nogil:
     pcclResult_t pcclCheckInRun(const pcclComm_t *comm)
     pcclResult_t pcclGetMembers(const pcclComm_t *comm, pcclMember_t *members_out, size_t *count_inout)
     pcclResult_t pcclGetStats(const pcclComm_t *comm, pcclStats_t *stats_out)
+    pcclResult_t pcclGetOpTimeout(const pcclComm_t *comm, uint32_t *timeout_ms_out)
 
     pcclResult_t pcclStartConnect(pcclComm_t *comm, pcclRequest_t **request_out)
     pcclResult_t pcclStartUpdateTopology(pcclComm_t *comm, pcclRequest_t **request_out)

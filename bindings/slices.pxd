@@ -33,4 +33,4 @@ cdef inline uint32_t slice_until(int64_t deadline_ms) noexcept nogil:
 
 
 cdef inline int64_t deadline_of(object timeout) except? -2:
-    return -1 if timeout is None else now_ms() + <int64_t>(max(0.0, float(timeout)) * 1000)
+    return -1 if timeout is None else now_ms() + <int64_t>(timeout * 1000)

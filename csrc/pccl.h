@@ -233,7 +233,7 @@ PCCL_EXPORT pcclResult_t pcclAllReduceAsync(const void *sendbuf, void *recvbuf,
                                             const pcclReduceDescriptor_t *descriptor, const pcclComm_t *comm,
                                             pcclAsyncReduceOp_t *handle_out);
 /* An operation that loses a peer or a link is done again with the survivors, until none has succeeded for the time
- * limit of an operation. The tags must differ. */
+ * limit of an operation. The tags must differ. More than 1024 are never in flight. */
 PCCL_EXPORT pcclResult_t pcclAllReduceMultipleWithRetry(const pcclReduceOpDescriptor_t *descriptors, size_t count,
                                                         const pcclComm_t *comm,
                                                         pcclReduceInfo_t *PCCL_NULLABLE info_out, int max_in_flight);
@@ -284,12 +284,18 @@ typedef enum pcclLogLevel_t {
     pcclLogTrace = 6
 } pcclLogLevel_t;
 
-/* Set the level, and where lines go (NULL: stderr). The callback is called from any thread, one line at a time, and
+/* Set the level, and where lines go (NULL: stderr); wins over PCCL_LOG_LEVEL and PCCL_DEBUG_FILE, which are read by
+ * pcclInit or with the first master, whichever is first. The callback is called from any thread, one line at a time, and
  * must not call this library. */
 typedef void (*pcclLogCallback_t)(void *user, pcclLogLevel_t level, const char *line);
 PCCL_EXPORT pcclResult_t pcclSetLog(pcclLogLevel_t level, pcclLogCallback_t callback, void *user);
 
-/* Zero-initialise, then set what differs from the default. Strings are copied. Times are milliseconds; 0: default. */
+/* Reads every PCCL_* variable as whoever uses it would, and changes nothing. The record names the first one whose value
+ * cannot be used, and says what it should be. */
+PCCL_EXPORT pcclResult_t pcclCheckEnvironment(void);
+
+/* Zero-initialise, then set what differs from the default. Strings are copied. Times are milliseconds; 0: default. What
+ * is not set comes from the environment (`pccl env`), if it is there. */
 typedef struct pcclCommOptions_t {
     const char *master; /* "host:port", "1.2.3.4:port", "[::1]:port"; a missing port means 48148 */
     uint32_t peer_group;
@@ -512,6 +518,8 @@ typedef struct pcclStats_t {
 } pcclStats_t;
 
 PCCL_EXPORT pcclResult_t pcclGetStats(const pcclComm_t *comm, pcclStats_t *stats_out);
+/* How long a call may wait for a peer that is alive: the option, PCCL_OP_TIMEOUT or the default. */
+PCCL_EXPORT pcclResult_t pcclGetOpTimeout(const pcclComm_t *comm, uint32_t *timeout_ms_out);
 
 typedef struct pcclMasterOptions_t {
     const char *listen; /* "host:port"; port 0: the system chooses */

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from pccl.arguments import choice, flag, instance, number, real, refusal
 from pccl.errors import invalid_argument
 from pccl.types import DataType, QuantizationAlgorithm, QuantizationOptions
 
@@ -62,6 +63,9 @@ class Codec:
     def int_sum(cls, group: Communicator | Group, tensor: Any, *, tag: int = 0) -> Codec:
         """The finest int_sum whose sums over ``group`` fit. A joint call: the largest magnitude of the tensors of all
         decides."""
+        from pccl.collectives import Collectives
+
+        instance(group, Collectives, "group", "int_sum")
         peak = np.full(1, _peak(tensor))
         group.all_reduce(peak, op="max", tag=tag)
         size = group.world_size
@@ -73,24 +77,23 @@ class Codec:
 
     def native(self, func_name: str) -> Native:
         """As the core takes it; InvalidArgumentError for what does not exist."""
-        algorithm = _NAMES.get(self.name)
+        algorithm = _NAMES.get(self.name) if isinstance(self.name, str) else None
         if algorithm is None:
             raise invalid_argument(func_name, f"unknown codec {self.name!r}", hint=f"one of {', '.join(_NAMES)}")
-        if self.bits not in _BITS:
+        bits = _BITS.get(number(self.bits, "bits of a codec", func_name, 64))
+        if bits is None:
             raise invalid_argument(func_name, f"a code has 8, 16, 32 or 64 bits, not {self.bits!r}")
-        if not -100 <= self.exponent <= 100:
-            raise invalid_argument(func_name, f"an exponent is a number from -100 to 100, not {self.exponent!r}")
-        if self.block not in (0, 32, 64, 128, 256, 512, 1024, 2048, 4096):
+        block = number(self.block, "block of a codec", func_name, 4096)
+        if block not in (0, 32, 64, 128, 256, 512, 1024, 2048, 4096):
             raise invalid_argument(func_name, f"a block has 32, 64, 128 ... 4096 elements, not {self.block!r}")
-        if self.nonfinite not in ("pass", "error"):
-            raise invalid_argument(func_name, f"nonfinite is 'pass' or 'error', not {self.nonfinite!r}")
-        if not 0 < self.residual_decay <= 1:
+        if not isinstance(self.nonfinite, str) or self.nonfinite not in ("pass", "error"):
+            raise refusal(func_name, "nonfinite of a codec", "'pass' or 'error'", self.nonfinite)
+        decay = real(self.residual_decay, "residual_decay of a codec", func_name)
+        if not 0 < decay <= 1:
             raise invalid_argument(func_name, f"a residual decay is over 0 and at most 1, not {self.residual_decay!r}")
-        finite_only = self.nonfinite == "error"
-        return (
-            int(algorithm), int(_BITS[self.bits]), self.exponent, self.block, self.stochastic, finite_only,
-            self.residual_decay,
-        )  # fmt: skip
+        stochastic = flag(self.stochastic, "stochastic of a codec", func_name)
+        exponent = number(self.exponent, "exponent of a codec", func_name, 100, first=-100)
+        return int(algorithm), int(bits), exponent, block, stochastic, self.nonfinite == "error", decay
 
 
 def _peak(tensor: Any) -> float:
@@ -98,18 +101,26 @@ def _peak(tensor: Any) -> float:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(tensor, torch.Tensor):
         return float(tensor.detach().abs().max()) if tensor.numel() > 0 else 0.0
-    return float(np.abs(np.asarray(tensor, np.float64)).max(initial=0.0))
+    try:
+        return float(np.abs(np.asarray(tensor, np.float64)).max(initial=0.0))
+    except (TypeError, ValueError):
+        raise refusal("int_sum", "tensor", "an array of numbers", tensor) from None
 
 
 def native_codec(codec: Codec | str | None, options: QuantizationOptions | None, func_name: str) -> Native | None:
     """What ``codec`` or PCCL's options ask for; None: payloads travel as they are."""
-    quantized = options is not None and options.algorithm != QuantizationAlgorithm.NONE
+    algorithm = QuantizationAlgorithm.NONE
+    if options is not None:
+        instance(options, QuantizationOptions, "quantization_options", func_name)
+        algorithm = choice(options.algorithm, QuantizationAlgorithm, "quantization_options.algorithm", func_name)
+    quantized = algorithm != QuantizationAlgorithm.NONE
     if codec is not None and quantized:
         raise invalid_argument(func_name, "pass codec or quantization_options, not both")
     if codec is not None:
         if not isinstance(codec, (str, Codec)):
-            raise invalid_argument(func_name, f"a codec is a name or a Codec, not {codec!r}")
+            raise refusal(func_name, "codec", "a name or a Codec", codec)
         return (Codec(codec) if isinstance(codec, str) else codec).native(func_name)
     if options is None or not quantized:
         return None
-    return int(options.algorithm), int(options.quantized_datatype), 0, 0, False, False, 1.0
+    datatype = choice(options.quantized_datatype, DataType, "quantization_options.quantized_datatype", func_name)
+    return int(algorithm), int(datatype), 0, 0, False, False, 1.0

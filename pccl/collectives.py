@@ -10,7 +10,6 @@ member that has it; wherever that member receives it too, in place or not, it ta
 from __future__ import annotations
 
 import contextlib
-import operator
 import sys
 from array import array
 from collections.abc import Sequence
@@ -19,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 
 import numpy as np
 
+from pccl.arguments import choice, flag, milliseconds, number, real, sequence
 from pccl.codec import Codec, Native, native_codec
-from pccl.config import milliseconds
 from pccl.errors import PCCLError, invalid_argument, unusable_buffer
 from pccl.handle import AsyncReduceHandle, CollectiveHandle
 from pccl.operand import Operand, kind_of, operand, pair, plain_tensor
@@ -43,36 +42,26 @@ _BOOL_OPS = {
 }
 
 
-def reduce_op(op: ReduceOp | str, func_name: str = "all_reduce") -> ReduceOp:
-    if isinstance(op, str):
-        found = ReduceOp.__members__.get(op.upper())
-        if found is None:
-            names = ", ".join(name.lower() for name in ReduceOp.__members__)
-            raise invalid_argument(func_name, f"unknown operation {op!r}", hint=f"one of {names}")
-        return found
-    try:
-        return ReduceOp(op)
-    except ValueError:
-        raise invalid_argument(func_name, f"unknown operation {op!r}") from None
-
-
 def _elements_each(tensor: Any) -> int:
     """Of the plain memory, for one of the tensor's."""
     return 2 if kind_of(tensor) == "complex" else 1
 
 
-def block_counts(counts: Sequence[int] | None, func_name: str, *, each: int = 1) -> list[int] | None:
+def block_counts(
+    counts: Sequence[int] | None, func_name: str, *, name: str = "counts", each: int = 1
+) -> list[int] | None:
     """Elements of each block, ``each`` times."""
     if counts is None:
         return None
-    for count in counts:
-        if not is_number(count, 2**63):
-            raise invalid_argument(func_name, f"a count is a number from 0, not {count!r}")
-    return [operator.index(count) * each for count in counts]
+    listed = sequence(counts, name, func_name, "a list of whole numbers")
+    return [number(count, f"each of {name}", func_name, 2**63 - 1) * each for count in listed]
 
 
-def plain_tensors(send: Any, recv: Any, op: ReduceOp | None, func_name: str) -> tuple[Any, Any, ReduceOp]:
-    """The same memory and reduction in types that the core knows. ``op`` None: nothing is reduced."""
+def plain_tensors(
+    send: Any, recv: Any, op: ReduceOp | None, func_name: str, name: str | None = None
+) -> tuple[Any, Any, ReduceOp]:
+    """The same memory and reduction in types that the core knows. ``op`` None: nothing is reduced. ``name``: of the
+    argument that both are, or that one is; None: send and recv."""
     kinds = {kind_of(tensor) for tensor in (send, recv) if tensor is not None}
     if len(kinds) > 1:
         raise unusable_buffer(func_name, "send and recv have different data types")
@@ -86,18 +75,18 @@ def plain_tensors(send: Any, recv: Any, op: ReduceOp | None, func_name: str) -> 
         plain = _BOOL_OPS[op]
     if kind == "complex" and op not in (None, ReduceOp.SUM, ReduceOp.AVG):
         raise invalid_argument(func_name, f"{plain.name.lower()} is not defined for complex numbers")
-    source = None if send is None else plain_tensor(send, "send", func_name)
-    out = source if recv is send else None if recv is None else plain_tensor(recv, "recv", func_name)
+    source = None if send is None else plain_tensor(send, name or "send", func_name)
+    out = source if recv is send else None if recv is None else plain_tensor(recv, name or "recv", func_name)
     return source, out, plain
 
 
 def plain_operands(
-    send: Any, recv: Any, op: ReduceOp | None, func_name: str
+    send: Any, recv: Any, op: ReduceOp | None, func_name: str, name: str | None = None
 ) -> tuple[Operand | None, Operand | None, ReduceOp]:
     """Memory to send from and to receive into."""
-    send, recv, plain = plain_tensors(send, recv, op, func_name)
-    source = None if send is None else operand(send, "send", func_name, writable=False)
-    out = None if recv is None else operand(recv, "recv", func_name, writable=True)
+    send, recv, plain = plain_tensors(send, recv, op, func_name, name)
+    source = None if send is None else operand(send, name or "send", func_name, writable=False)
+    out = None if recv is None else operand(recv, name or "recv", func_name, writable=True)
     if source is not None and out is not None and source.datatype != out.datatype:
         raise unusable_buffer(func_name, f"send is {source.datatype.name}, recv is {out.datatype.name}")
     return source, out, plain
@@ -247,7 +236,7 @@ class Collectives:
         codec: Codec | str | None = None, op_timeout: float | None = None, async_op: bool = False,
     ) -> Any:  # fmt: skip
         """``tensor`` of ``root``, to ``tensor`` of all. Returns it."""
-        out = _given(plain_operands(None, tensor, None, "broadcast")[1], "tensor", "broadcast")
+        out = _given(plain_operands(None, tensor, None, "broadcast", "tensor")[1], "tensor", "broadcast")
         return self._start(
             Collective.BROADCAST, None, out, out.count_elems, result=tensor, root=root, tag=tag, algorithm=algorithm,
             codec=codec, op_timeout=op_timeout, async_op=async_op,
@@ -281,9 +270,10 @@ class Collectives:
         """``send`` of all, combined, to ``recv`` of ``root``: in place without it. Returns the result at root, else
         None."""
         place = self._place()
-        at_root = place.rank == root
+        at_root = place.rank == number(root, "root", "reduce", _RANK_ANY)
         out_tensor = (send if recv is None else recv) if at_root else None
-        given, out, plain = plain_operands(send, out_tensor, reduce_op(op, "reduce"), "reduce")
+        chosen = choice(op, ReduceOp, "op", "reduce")
+        given, out, plain = plain_operands(send, out_tensor, chosen, "reduce")
         source = _given(given, "send", "reduce")
         return self._start(
             Collective.REDUCE, source, out, source.count_elems, result=out_tensor, root=root, op=plain, tag=tag,
@@ -299,7 +289,7 @@ class Collectives:
         (world size, *send.shape). ``counts``, at root: elements of each block, where they differ. Returns recv at root,
         else None."""
         place = self._place()
-        if place.rank != root:
+        if place.rank != number(root, "root", "gather", _RANK_ANY):
             recv = None
         elif recv is None:
             recv = self._make_blocks(send, counts, "gather", place)
@@ -346,7 +336,8 @@ class Collectives:
         """The blocks of ``send`` of all, combined, each to ``recv`` of its rank. ``counts``, the same at all: elements
         of each block, where they differ. Returns recv."""
         place = self._place()
-        given, into, plain = plain_operands(send, recv, reduce_op(op, "reduce_scatter"), "reduce_scatter")
+        chosen = choice(op, ReduceOp, "op", "reduce_scatter")
+        given, into, plain = plain_operands(send, recv, chosen, "reduce_scatter")
         source, out = _given(given, "send", "reduce_scatter"), _given(into, "recv", "reduce_scatter")
         counts = block_counts(counts, "reduce_scatter", each=_elements_each(send))
         self._check_blocks("reduce_scatter", "send", source, out.count_elems, counts, place)
@@ -366,13 +357,13 @@ class Collectives:
         if (counts is None) != (recv_counts is None):
             raise invalid_argument("all_to_all", "pass both counts and recv_counts, or neither")
         if recv is None:
-            sizes = block_counts(recv_counts, "all_to_all")
+            sizes = block_counts(recv_counts, "all_to_all", name="recv_counts")
             recv = _like(send, None if sizes is None else (sum(sizes),), "all_to_all")
         given, into, _ = plain_operands(send, recv, None, "all_to_all")
         source, out = _given(given, "send", "all_to_all"), _given(into, "recv", "all_to_all")
         each = _elements_each(send)
         counts = block_counts(counts, "all_to_all", each=each)
-        recv_counts = block_counts(recv_counts, "all_to_all", each=each)
+        recv_counts = block_counts(recv_counts, "all_to_all", name="recv_counts", each=each)
         place = self._place()
         block = source.count_elems // (place.size * each) * each
         own = block if counts is None else None
@@ -395,13 +386,14 @@ class Collectives:
         algorithm: Algorithm | str | None = None, op_timeout: float | None = None,
     ) -> list[Any]:  # fmt: skip
         """Reduces each of ``tensors`` in place, all in flight at once. Tensor i has the tag ``tag + i * 2**48``."""
-        if not 0 <= tag < 2**48:
-            raise invalid_argument("all_reduce_coalesced", f"tag must be a number from 0 to 2**48 - 1, not {tag!r}")
+        where = "all_reduce_coalesced"
+        tag = number(tag, "tag", where, 2**48 - 1)
+        chosen = choice(op, ReduceOp, "op", where)
         handles = []
         with contextlib.ExitStack() as pending:
-            for index, tensor in enumerate(tensors):
-                given, _, plain = plain_operands(tensor, tensor, reduce_op(op), "all_reduce_coalesced")
-                source = _given(given, f"tensor {index}", "all_reduce_coalesced")
+            for index, tensor in enumerate(sequence(tensors, "tensors", where, "a list of tensors")):
+                given, _, plain = plain_operands(tensor, tensor, chosen, where, f"tensor {index}")
+                source = _given(given, f"tensor {index}", where)
                 handle = self._start(
                     Collective.ALL_REDUCE, source, source, source.count_elems, result=tensor, op=plain,
                     tag=tag + index * 2**48, weight=weight, algorithm=algorithm, op_timeout=op_timeout, async_op=True,
@@ -417,9 +409,10 @@ class Collectives:
         async_op: bool = False,
     ) -> Any:  # fmt: skip
         """``tensor`` to rank ``to``, which receives it with the same tag. No other member takes part."""
-        source = _given(plain_operands(tensor, None, None, "send")[0], "tensor", "send")
+        source = _given(plain_operands(tensor, None, None, "send", "tensor")[0], "tensor", "send")
+        root = number(to, "to", "send", _RANK_ANY)
         return self._start(
-            Collective.SEND, source, None, source.count_elems, result=None, root=to, tag=tag, codec=codec,
+            Collective.SEND, source, None, source.count_elems, result=None, root=root, tag=tag, codec=codec,
             op_timeout=op_timeout, async_op=async_op,
         )  # fmt: skip
 
@@ -444,8 +437,8 @@ class Collectives:
         waiting for fails too, whenever it comes. One from whoever sends first has no other end yet: what comes later is
         for the next receive.
         """
-        out = _given(plain_operands(None, tensor, None, "recv")[1], "tensor", "recv")
-        root = _RANK_ANY if source is None else source
+        out = _given(plain_operands(None, tensor, None, "recv", "tensor")[1], "tensor", "recv")
+        root = _RANK_ANY if source is None else number(source, "source", "recv", _RANK_ANY)
         return self._start(
             Collective.RECV, None, out, out.count_elems, result=None, root=root, tag=tag, codec=codec,
             op_timeout=op_timeout, async_op=async_op,
@@ -497,9 +490,11 @@ class Collectives:
         op_timeout: float | None = None,
         async_op: bool = False,
     ) -> Any:
+        name = collective.name.lower()
+        async_op = flag(async_op, "async_op", name)
         request = self._request(
             collective, source, out, count, root=root, op=op, tag=tag, counts=counts, recv_counts=recv_counts,
-            weight=weight, scale=scale, algorithm=algorithm, codec=native_codec(codec, None, collective.name.lower()),
+            weight=weight, scale=scale, algorithm=algorithm, codec=native_codec(codec, None, name),
             place=place, op_timeout=op_timeout, awaited=not async_op,
         )  # fmt: skip
         try:
@@ -525,7 +520,7 @@ class Collectives:
         datatype: DataType | None = None,
         awaited: bool = False,
     ) -> AsyncReduceHandle:
-        send, recv, plain = plain_tensors(send, recv, reduce_op(op), "all_reduce")
+        send, recv, plain = plain_tensors(send, recv, choice(op, ReduceOp, "op", "all_reduce"), "all_reduce")
         source, out = pair(send, recv, "all_reduce", None, datatype)
         request = self._request(
             Collective.ALL_REDUCE, source, out, source.count_elems, op=plain, tag=tag, weight=weight, scale=scale,
@@ -568,16 +563,6 @@ class Collectives:
     ) -> Request:
         """``place``: what buffers, counts and root are made for; None: they fit any group."""
         name = collective.name.lower()
-        if not is_number(tag, 2**64):
-            raise invalid_argument(name, f"tag must be a number from 0 to 2**64 - 1, not {tag!r}")
-        if not is_number(root, 2**32):
-            raise invalid_argument(name, f"a rank is a number from 0, not {root!r}")
-        if weight is not None and not is_number(weight, 2**48 + 1):
-            raise invalid_argument(name, f"a weight is a number from 0 to 2**48, not {weight!r}")
-        try:
-            scale = None if scale is None else float(scale)
-        except (TypeError, ValueError):
-            raise invalid_argument(name, f"a scale is a number, not {scale!r}") from None
         memory = source if source is not None else out
         return self._core.start_collective(
             int(collective),
@@ -586,40 +571,20 @@ class Collectives:
             count,
             int(DataType.UINT8 if memory is None else memory.datatype),
             int(op),
-            root,
-            tag,
+            number(root, "root", name, _RANK_ANY),
+            number(tag, "tag", name, 2**64 - 1),
             None if counts is None else array("Q", counts),
             None if recv_counts is None else array("Q", recv_counts),
-            weight,
-            scale,
-            int(algorithm_of(algorithm, name)),
+            None if weight is None else number(weight, "weight", name, 2**48),
+            None if scale is None else real(scale, "scale", name),
+            int(Algorithm.AUTO if algorithm is None else choice(algorithm, Algorithm, "algorithm", name)),
             codec,
             residual,
-            milliseconds(op_timeout, "op_timeout"),
+            milliseconds(op_timeout, "op_timeout", name),
             self._group_number(),
             *(place or (0, 0)),
             awaited,
         )
-
-
-def is_number(value: Any, limit: int) -> bool:
-    """Whole and from 0 to ``limit`` - 1. The core would cut the fraction off a float."""
-    try:
-        return 0 <= operator.index(value) < limit
-    except TypeError:
-        return False
-
-
-def algorithm_of(algorithm: Algorithm | str | None, func_name: str) -> Algorithm:
-    if algorithm is None:
-        return Algorithm.AUTO
-    if isinstance(algorithm, str):
-        found = Algorithm.__members__.get(algorithm.upper())
-        if found is None:
-            names = ", ".join(name.lower() for name in Algorithm.__members__)
-            raise invalid_argument(func_name, f"unknown algorithm {algorithm!r}", hint=f"one of {names}")
-        return found
-    return Algorithm(algorithm)
 
 
 def _residual_of(residual: Any, source: Operand) -> Buffer | None:

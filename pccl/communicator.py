@@ -11,9 +11,10 @@ from types import TracebackType
 from typing import Any
 
 from pccl._comm import Comm
+from pccl.arguments import choice, flag, instance, milliseconds, number, optional_text, refusal, sequence
 from pccl.codec import Codec, native_codec
-from pccl.collectives import Collectives, reduce_op
-from pccl.config import milliseconds, parse_address, startup
+from pccl.collectives import Collectives
+from pccl.config import parse_address
 from pccl.errors import PCCLError, invalid_argument, invalid_usage
 from pccl.group import Group
 from pccl.handle import AsyncReduceHandle
@@ -23,6 +24,7 @@ from pccl.types import (
     Algorithm,
     Attribute,
     Collective,
+    DataType,
     Member,
     QuantizationOptions,
     ReduceDescriptor,
@@ -35,7 +37,7 @@ from pccl.types import (
 )
 
 _RECONNECT_PAUSE_S = 1.0
-_OP_TIMEOUT_S = 1800.0
+_WINDOW_MAX = 1024  # beyond, more in flight bring nothing, and all of a communicator's are limited
 _RETRYABLE = frozenset({Result.RANK_CONNECTION_LOST, Result.RANK_CONNECTION_FAILED})
 _FINAL = frozenset({Result.REFUSED, Result.EVICTED})
 
@@ -46,7 +48,8 @@ class ReduceOpDescriptor:
     __slots__ = ("descriptor", "recv", "send")
 
     def __init__(self, send: Any, recv: Any, descriptor: ReduceDescriptor) -> None:
-        pair(send, recv, "ReduceOpDescriptor", descriptor.count, descriptor.operand_descriptor.datatype)
+        count, datatype = _described(descriptor, "ReduceOpDescriptor")
+        pair(send, recv, "ReduceOpDescriptor", count, datatype)
         self.send = send
         self.recv = recv
         self.descriptor = descriptor
@@ -85,34 +88,24 @@ class Communicator(Collectives):
     ) -> None:
         where = "Communicator"
         master = parse_address(address, where)
-        if not 0 <= peer_group < 2**32:
-            raise invalid_argument(where, f"peer_group must be a number from 0 to 2**32 - 1, not {peer_group!r}")
-        if not 0 <= p2p_connection_pool_size <= 1024:
-            raise invalid_argument(
-                where, f"p2p_connection_pool_size must be 0 to 1024, not {p2p_connection_pool_size!r}"
-            )
-        settings = startup()
-        low, high = port_range or settings.port_range or (0, 0)
-        if not 0 <= low <= high <= 65535:
-            raise invalid_argument(where, f"port_range must be (first, last), not {port_range!r}")
-        op_timeout_ms = milliseconds(op_timeout, "op_timeout") or settings.op_timeout_ms
-        self._op_timeout_s = op_timeout_ms / 1000 if op_timeout_ms else _OP_TIMEOUT_S
+        low, high = _ports_of(port_range, where)
         self._lives = 0
         self._core = Comm(
             master,
-            peer_group=peer_group,
-            connections=p2p_connection_pool_size or settings.connections,
-            advertise=advertise if advertise is not None else settings.advertise,
-            ifname=ifname if ifname is not None else settings.ifname,
+            peer_group=number(peer_group, "peer_group", where, 2**32 - 1),
+            connections=number(p2p_connection_pool_size, "p2p_connection_pool_size", where, 1024),
+            advertise=optional_text(advertise, "advertise", where),
+            ifname=optional_text(ifname, "ifname", where),
             port_min=low,
             port_max=high,
-            run_key=run_key if run_key is not None else settings.run_key,
-            dead_timeout_ms=milliseconds(dead_timeout, "dead_timeout") or settings.dead_timeout_ms,
-            op_timeout_ms=op_timeout_ms,
-            connect_timeout_ms=milliseconds(connect_timeout, "connect_timeout") or settings.connect_timeout_ms,
-            congestion=congestion if congestion is not None else settings.congestion,
-            observer=observer,
+            run_key=run_key,
+            dead_timeout_ms=milliseconds(dead_timeout, "dead_timeout", where),
+            op_timeout_ms=milliseconds(op_timeout, "op_timeout", where),
+            connect_timeout_ms=milliseconds(connect_timeout, "connect_timeout", where),
+            congestion=optional_text(congestion, "congestion", where),
+            observer=flag(observer, "observer", where),
         )
+        self._op_timeout_s = self._core.op_timeout_ms / 1000
 
     # ---------------------------------------------------------------------------------------------------- membership --
 
@@ -120,8 +113,7 @@ class Communicator(Collectives):
         """Join the run; returns when the existing members have accepted this peer. An attempt fails at once where no
         master listens, and after ``connect_timeout`` where nobody answers; a second passes before the next. Raises what
         the last one failed with."""
-        if n_attempts < 1:
-            raise invalid_argument("connect", f"n_attempts must be at least 1, not {n_attempts!r}")
+        n_attempts = number(n_attempts, "n_attempts", "connect", 2**63 - 1, first=1)
         start = time.monotonic()
         for attempt in range(1, n_attempts + 1):
             try:
@@ -153,19 +145,21 @@ class Communicator(Collectives):
         """A group of the members that have these ranks here, ranked in the order of the list. Joint call of the peer
         group with the same list at all; those that are not in it take part in the call alone. Raises MismatchError at
         all when lists differ; RankConnectionLostError when one of the list is lost meanwhile."""
+        wanted = sequence(ranks, "ranks", "new_group", "a list of ranks")
+        listed = [number(rank, "each of ranks", "new_group", 2**32 - 1) for rank in wanted]
         own_group = self._own_group()
         if not own_group:
             self._core.check_in_run()
         ids = {rank: id_ for id_, rank, _, _, _, _ in own_group}
-        unknown = [rank for rank in ranks if rank not in ids]
+        unknown = [rank for rank in listed if rank not in ids]
         if unknown:
             raise invalid_argument("new_group", f"there is no rank {unknown[0]} in a group of {len(ids)}")
-        members = tuple(ids[rank] for rank in ranks)
+        members = tuple(ids[rank] for rank in listed)
         request = self._finish(self._core.start_create_group(array("Q", members)))
         return Group(self, request.group, members, next((id_ for id_, *_, is_self, _ in own_group if is_self), 0))
 
     def get_attribute(self, attribute: Attribute) -> int:
-        return self._core.get_attribute(int(attribute))
+        return self._core.get_attribute(int(choice(attribute, Attribute, "attribute", "get_attribute")))
 
     @property
     def world_size(self) -> int:
@@ -229,16 +223,18 @@ class Communicator(Collectives):
 
         Raises, beside what every collective does: NotEncodableError (``Codec.nonfinite``).
         """
+        retry = flag(retry, "retry", "all_reduce")
         if retry:
             self._check_no_step("all_reduce")
-        limit_ms = milliseconds(op_timeout, "op_timeout")
+        limit_ms = milliseconds(op_timeout, "op_timeout", "all_reduce")
+        datatype = _datatype_of(operand_descriptor, "all_reduce")
         deadline = time.monotonic() + (limit_ms / 1000 if limit_ms else self._op_timeout_s)
         limit = op_timeout
         while True:
             handle = self._start_all_reduce(
                 send, recv, op=op, tag=tag, codec=native_codec(codec, quantization_options, "all_reduce"),
                 residual=residual, weight=weight, scale=scale, algorithm=algorithm, op_timeout=limit,
-                datatype=operand_descriptor.datatype if operand_descriptor is not None else None, awaited=True,
+                datatype=datatype, awaited=True,
             )  # fmt: skip
             try:
                 info: ReduceInfo = handle.result()
@@ -269,43 +265,40 @@ class Communicator(Collectives):
         return self._start_all_reduce(
             send, recv, op=op, tag=tag, codec=native_codec(codec, quantization_options, "all_reduce"),
             residual=residual, weight=weight, scale=scale, algorithm=algorithm, op_timeout=op_timeout,
-            datatype=operand_descriptor.datatype if operand_descriptor is not None else None,
+            datatype=_datatype_of(operand_descriptor, "all_reduce"),
         )  # fmt: skip
 
     def all_reduce_multiple_with_retry(
         self, descriptors: Iterable[ReduceOpDescriptor], *, max_in_flight: int = 4
     ) -> ReduceInfo:
-        """Reduce many buffers, at most ``max_in_flight`` at once. Those that lose a peer are done again with the
-        survivors; raises TooFewPeersError when there are none. The time limit of an operation counts from the last one
-        that succeeded."""
-        if max_in_flight < 1:
-            raise invalid_argument(
-                "all_reduce_multiple_with_retry", f"max_in_flight must be 1 or more: {max_in_flight}"
-            )
-        self._check_no_step("all_reduce_multiple_with_retry")
-        waiting = deque(descriptors)
+        """Reduce many buffers, at most ``max_in_flight`` at once, and never more than 1024. Those that lose a peer are
+        done again with the survivors; raises TooFewPeersError when there are none. The time limit of an operation
+        counts from the last one that succeeded."""
+        where = "all_reduce_multiple_with_retry"
+        max_in_flight = min(number(max_in_flight, "max_in_flight", where, 2**63 - 1, first=1), _WINDOW_MAX)
+        self._check_no_step(where)
+        waiting = deque(sequence(descriptors, "descriptors", where, "a list of ReduceOpDescriptor"))
         places: dict[int, int] = {}
         for place, item in enumerate(waiting):
-            if places.setdefault(item.descriptor.tag, place) != place:
-                raise invalid_argument(
-                    "all_reduce_multiple_with_retry",
-                    f"descriptors {places[item.descriptor.tag]} and {place} have the same tag",
-                )
+            descriptor = instance(item, ReduceOpDescriptor, "each of descriptors", where).descriptor
+            tag = number(descriptor.tag, "descriptor.tag", where, 2**64 - 1)
+            if places.setdefault(tag, place) != place:
+                raise invalid_argument(where, f"descriptors {places[tag]} and {place} have the same tag")
         flying: deque[tuple[ReduceOpDescriptor, AsyncReduceHandle]] = deque()
         total = ReduceInfo(self.world_size, 0, 0)
         deadline = time.monotonic() + self._op_timeout_s
         try:
             while waiting or flying:
                 while waiting and len(flying) < max_in_flight:
-                    descriptor = waiting.popleft()
+                    item = waiting.popleft()
                     left = max(0.001, deadline - time.monotonic())
-                    flying.append((descriptor, self._start_descriptor(descriptor, left)))
-                descriptor, handle = flying.popleft()
+                    flying.append((item, self._start_descriptor(item, left)))
+                item, handle = flying.popleft()
                 _, status, info = handle.wait()
                 total.tx_bytes += info.tx_bytes
                 total.rx_bytes += info.rx_bytes
                 if status in _RETRYABLE and time.monotonic() < deadline:
-                    waiting.appendleft(descriptor)
+                    waiting.appendleft(item)
                     continue
                 handle.result()
                 deadline = time.monotonic() + self._op_timeout_s
@@ -329,13 +322,13 @@ class Communicator(Collectives):
         strategy: SharedStateSyncStrategy = SharedStateSyncStrategy.ENFORCE_POPULAR,
     ) -> SharedStateSyncInfo:
         """Make the group's tensors equal. Joint call of the group. Sets the state's revision to the elected one."""
+        instance(shared_state, SharedState, "shared_state", "sync_shared_state")
+        chosen = choice(strategy, SharedStateSyncStrategy, "strategy", "sync_shared_state")
         tensors = [
             (info.name, info.operand.buffer, info.numel, int(info.datatype), info.allow_content_inequality)
             for info in shared_state
         ]
-        if strategy not in list(SharedStateSyncStrategy):
-            raise invalid_argument("sync_shared_state", f"unknown strategy {strategy!r}")
-        request = self._finish(self._core.start_sync_shared_state(shared_state.revision, tensors, int(strategy)))
+        request = self._finish(self._core.start_sync_shared_state(shared_state.revision, tensors, int(chosen)))
         tx_bytes, rx_bytes, revision = request.sync_info
         shared_state.revision = revision
         return SharedStateSyncInfo(tx_bytes, rx_bytes)
@@ -372,16 +365,42 @@ class Communicator(Collectives):
         return [member for member in members if member[2] == own and member[1] is not None]
 
     def _start_descriptor(self, item: ReduceOpDescriptor, op_timeout: float) -> AsyncReduceHandle:
-        descriptor = item.descriptor
-        operand = descriptor.operand_descriptor
-        source, out = pair(item.send, item.recv, "all_reduce_multiple_with_retry", descriptor.count, operand.datatype)
-        op = reduce_op(descriptor.op)
-        codec = native_codec(None, descriptor.quantization_options, "all_reduce_multiple_with_retry")
+        where, descriptor = "all_reduce_multiple_with_retry", item.descriptor
+        count, datatype = _described(descriptor, where)
+        source, out = pair(item.send, item.recv, where, count, datatype)
+        op = choice(descriptor.op, ReduceOp, "descriptor.op", where)
+        codec = native_codec(None, descriptor.quantization_options, where)
         request = self._request(
             Collective.ALL_REDUCE, source, out, source.count_elems, op=op, tag=descriptor.tag, codec=codec,
             op_timeout=op_timeout,
         )  # fmt: skip
         return AsyncReduceHandle(request, Collective.ALL_REDUCE, None)
+
+
+def _ports_of(port_range: Any, func_name: str) -> tuple[int, int]:
+    """(0, 0): not said."""
+    if port_range is None:
+        return 0, 0
+    wanted = "(first, last), numbers from 0 to 65535"
+    listed = sequence(port_range, "port_range", func_name, wanted)
+    ports = [number(port, "each of port_range", func_name, 65535) for port in listed]
+    if len(ports) != 2 or ports[0] > ports[1]:
+        raise refusal(func_name, "port_range", wanted, port_range)
+    return ports[0], ports[1]
+
+
+def _datatype_of(described: ReduceOperandDescriptor | None, func_name: str) -> DataType | None:
+    if described is None:
+        return None
+    instance(described, ReduceOperandDescriptor, "operand_descriptor", func_name)
+    return choice(described.datatype, DataType, "operand_descriptor.datatype", func_name)
+
+
+def _described(descriptor: ReduceDescriptor, func_name: str) -> tuple[int, DataType | None]:
+    """Elements and data type."""
+    instance(descriptor, ReduceDescriptor, "descriptor", func_name)
+    count = number(descriptor.count, "descriptor.count", func_name, 2**63 - 1)
+    return count, _datatype_of(descriptor.operand_descriptor, func_name)
 
 
 def _gave_up(error: PCCLError, attempts: int, seconds: float) -> PCCLError:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
+from pccl.arguments import patience
 from pccl.types import Collective, ReduceInfo, Result
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class CollectiveHandle:
     def result(self, timeout: float | None = None) -> Any:
         """What the blocking call returns, or raises. Raises InProgressError when ``timeout`` seconds passed first; the
         operation goes on."""
-        self._request.wait(timeout)
+        self._request.wait(patience(timeout, "result"))
         self._request.check()
         return self._value()
 
@@ -82,7 +83,7 @@ class AsyncReduceHandle(CollectiveHandle):
     def wait(self, timeout: float | None = None) -> tuple[bool, int, ReduceInfo]:
         """(is_success, status, info), again and again. Raises InProgressError when ``timeout`` seconds passed first;
         the operation goes on."""
-        if not self._request.wait(timeout):
+        if not self._request.wait(patience(timeout, "wait")):
             self._request.check()
         code = self._request.code
         return code == Result.SUCCESS, code, self.info

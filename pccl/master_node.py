@@ -5,7 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 
 from pccl._master import Master
-from pccl.config import milliseconds, parse_address, startup
+from pccl.arguments import milliseconds, patience
+from pccl.config import parse_address
 
 
 class MasterNode:
@@ -23,13 +24,11 @@ class MasterNode:
         dead_timeout: float | None = None,
         join_timeout: float | None = None,
     ) -> None:
-        listen = parse_address(listen_address, "MasterNode")
-        settings = startup()
         self._core = Master(
-            listen,
-            run_key=run_key if run_key is not None else settings.run_key,
-            dead_timeout_ms=milliseconds(dead_timeout, "dead_timeout") or settings.dead_timeout_ms,
-            join_timeout_ms=milliseconds(join_timeout, "join_timeout") or settings.join_timeout_ms,
+            parse_address(listen_address, "MasterNode"),
+            run_key=run_key,
+            dead_timeout_ms=milliseconds(dead_timeout, "dead_timeout", "MasterNode"),
+            join_timeout_ms=milliseconds(join_timeout, "join_timeout", "MasterNode"),
         )
 
     @property
@@ -47,7 +46,7 @@ class MasterNode:
 
     def wait(self, timeout: float | None = None) -> bool:
         """True when it has ended, False when ``timeout`` seconds passed first."""
-        return self._core.wait(timeout)
+        return self._core.wait(patience(timeout, "wait"))
 
     def close(self) -> None:
         """End it and free everything. May be called twice."""

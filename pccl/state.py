@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from pccl.arguments import flag, instance, number, sequence, text
 from pccl.errors import invalid_argument, unusable_buffer
 from pccl.operand import Operand, operand, plain_tensor
 from pccl.types import DataType, DeviceType
@@ -16,13 +17,13 @@ class TensorInfo:
     __slots__ = ("_datatype", "_numel", "allow_content_inequality", "name", "tensor")
 
     def __init__(self, tensor: Any, name: str, *, allow_content_inequality: bool = False) -> None:
-        if not isinstance(name, str) or not name:
-            raise invalid_argument("TensorInfo", f"a tensor's name must be a string that is not empty, not {name!r}")
+        if not text(name, "name", "TensorInfo"):
+            raise invalid_argument("TensorInfo", "name must not be empty")
         made = self._memory(tensor, name, "TensorInfo")
         self._datatype, self._numel = made.datatype, made.count_elems
         self.tensor = tensor
         self.name = name
-        self.allow_content_inequality = allow_content_inequality
+        self.allow_content_inequality = flag(allow_content_inequality, "allow_content_inequality", "TensorInfo")
 
     @classmethod
     def from_torch(cls, tensor: Any, name: str, *, allow_content_inequality: bool = False) -> TensorInfo:
@@ -74,7 +75,8 @@ class SharedState:
     it has changed the tensors."""
 
     def __init__(self, tensor_infos: Iterable[TensorInfo]) -> None:
-        self._infos = tuple(tensor_infos)
+        infos = sequence(tensor_infos, "tensor_infos", "SharedState", "a list of TensorInfo")
+        self._infos = tuple(instance(info, TensorInfo, "each of tensor_infos", "SharedState") for info in infos)
         if not self._infos:
             raise invalid_argument("SharedState", "a shared state needs at least one tensor")
         seen: set[str] = set()
@@ -90,9 +92,7 @@ class SharedState:
 
     @revision.setter
     def revision(self, value: int) -> None:
-        if not 0 <= value < 2**64:
-            raise invalid_argument("SharedState", f"a revision is a number from 0 to 2**64 - 1, not {value!r}")
-        self._revision = int(value)
+        self._revision = number(value, "revision", "SharedState", 2**64 - 1)
 
     def push_revision(self) -> None:
         self.revision += 1

@@ -141,7 +141,10 @@ class DataType(IntEnum):
     @classmethod
     def from_numpy_dtype(cls, dtype: Any) -> DataType:
         """Also knows the bfloat16 of ml_dtypes. Only native byte order."""
-        dtype = np.dtype(dtype)
+        try:
+            dtype = np.dtype(dtype)
+        except (TypeError, ValueError):
+            raise _unsupported(f"{dtype!r}, which is no NumPy dtype,") from None
         found = _of_numpy_dtype(dtype)
         if found is None:
             raise _unsupported(f"NumPy dtype {dtype!r}")

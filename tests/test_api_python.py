@@ -7,6 +7,7 @@ import builtins
 import inspect
 import os
 import pickle
+import re
 import signal
 import statistics
 import subprocess
@@ -523,11 +524,14 @@ def test_two_peers_reduce(master):
 
 BAD_ARGUMENTS = {
     "op_timeout": (lambda comm: comm.all_reduce(np.ones(3), op_timeout="soon"), "op_timeout must be a time"),
-    "op": (lambda comm: comm.all_reduce(np.ones(3), op=77), "unknown operation 77"),
-    "codec": (lambda comm: comm.all_reduce(np.ones(3), codec=8), "a codec is a name or a Codec"),
+    "op": (lambda comm: comm.all_reduce(np.ones(3), op=77), "op must be one of sum, avg, .* not 77"),
+    "codec": (lambda comm: comm.all_reduce(np.ones(3), codec=8), "codec must be a name or a Codec"),
     "block": (lambda comm: comm.all_reduce(np.ones(3), codec=pccl.Codec("int8", block=33)), "a block has 32, 64"),
-    "weight": (lambda comm: comm.all_reduce(np.ones(3), op="avg", weight=2**48 + 1), r"from 0 to 2\*\*48"),
-    "scale": (lambda comm: comm.all_reduce(np.ones(3), scale="much"), "a scale is a number"),
+    "weight": (
+        lambda comm: comm.all_reduce(np.ones(3), op="avg", weight=2**48 + 1),
+        "weight must be a whole number from 0 to 2\\*\\*48",
+    ),
+    "scale": (lambda comm: comm.all_reduce(np.ones(3), scale="much"), "scale must be a number"),
     "broadcast": (lambda comm: comm.broadcast(None), "tensor is None"),
     "send": (lambda comm: comm.send(None, 0), "tensor is None"),
     "recv": (lambda comm: comm.recv(None), "tensor is None"),
@@ -537,16 +541,16 @@ BAD_ARGUMENTS = {
     "in place": (lambda comm: comm.all_to_all(BASE, BASE), "the buffers overlap"),
     "float counts": (
         lambda comm: comm.all_gather(np.ones(1), counts=[1.0, 1.0]),
-        "a count is a number from 0, not 1.0",
+        "each of counts must be a whole number .* not 1.0",
     ),
     "negative counts": (
         lambda comm: comm.all_gather(np.ones(1), counts=[-1, -1]),
-        "a count is a number from 0, not -1",
+        "each of counts must be a whole number .* not -1",
     ),
     "half a complex number": (lambda comm: comm.all_to_all(np.ones(3, "c8")), "elements"),
     "strategy": (
         lambda comm: comm.sync_shared_state(pccl.SharedState([pccl.TensorInfo(np.ones(3), "t")]), "mine"),
-        "unknown strategy 'mine'",
+        "strategy must be one of enforce_popular, receive_only, send_only, not 'mine'",
     ),
 }
 
@@ -561,6 +565,126 @@ def test_bad_arguments_are_refused_at_once_and_by_name(master):
         return data.tolist()
 
     assert run_peers(master, 2, body) == [[2.0] * 3] * 2
+
+
+ARRAY = np.zeros(4, np.float32)
+READ_ONLY = np.zeros(4, np.float32)
+READ_ONLY.flags.writeable = False
+NO_TENSORS = ("x", 1.5, -1, 2**70, [1.0, 2.0], object(), np.zeros(4, "U3"), np.zeros(4, ">f4"), np.zeros((4, 2))[:, 1])
+WRONG = {
+    "number": ("x", 1.5, -1, 2**70, [1, 2], object(), ARRAY, np.zeros(2, "i4,i4")),
+    "real": ("x", [1, 2], object(), ARRAY, 1j, 10**400),
+    "time": ("x", "5", 0, -1, float("nan"), [1, 2], object(), ARRAY, 10**400),
+    "wait": ("x", float("nan"), [1, 2], object(), ARRAY, 10**400),
+    "choice": ("x", 1.5, 99, -1, 2**70, [1, 2], object(), ARRAY, np.zeros(2, "i4,i4")),
+    "flag": (ARRAY,),
+    "text": (1.5, -1, [1, 2], object(), ARRAY, "a\0b", "\ud800"),
+    "list": (1.5, -1, object(), "x", [None], [1.5], [-1], [2**70], [object()]),
+    "record": ("x", 1.5, -1, [1, 2], object(), ARRAY),
+    "tensor": (*NO_TENSORS, READ_ONLY),
+    "input": NO_TENSORS,
+    "array": ("x", object(), np.zeros(4, "U3")),
+    "dtype": ("x", 1.5, -1, [1, 2], object(), ARRAY),
+    "bytes": ("x", 1.5, [1, 2], object(), ARRAY),
+}
+KINDS = {
+    "address": "text", "advertise": "text", "algorithm": "choice", "allow_content_inequality": "flag",
+    "async_op": "flag", "attribute": "choice", "codec": "record", "congestion": "text", "connect_timeout": "time",
+    "counts": "list", "dead_timeout": "time", "descriptor": "record", "descriptors": "list", "dtype": "dtype",
+    "group": "record", "ifname": "text", "join_timeout": "time", "listen_address": "text", "max_in_flight": "number",
+    "n_attempts": "number", "name": "text", "observer": "flag", "op": "choice", "op_timeout": "time",
+    "operand_descriptor": "record", "p2p_connection_pool_size": "number", "peer_group": "number", "port_range": "list",
+    "quantization_options": "record", "ranks": "list", "recv": "tensor", "recv_counts": "list", "residual": "tensor",
+    "retry": "flag", "root": "number", "run_key": "bytes", "scale": "real", "send": "input", "shared_state": "record",
+    "source": "number", "strategy": "choice", "tag": "number", "tensor": "tensor", "tensor_infos": "list",
+    "tensors": "list", "timeout": "wait", "to": "number", "weight": "number",
+}  # fmt: skip
+NAMED_AS = {"listen_address": "address", "tensors": "tensor"}
+
+
+def reduce_descriptor(**fields):
+    plain = pccl.QuantizationOptions(algorithm=pccl.QuantizationAlgorithm.NONE)
+    operand = pccl.ReduceOperandDescriptor(pccl.DataType.FLOAT)
+    return pccl.ReduceDescriptor(**{"count": 4, "op": ReduceOp.SUM, "tag": 0, "operand_descriptor": operand,
+                                    "quantization_options": plain, **fields})  # fmt: skip
+
+
+def callables(comm):
+    """Everything with arguments, and good ones for those that must be given."""
+    one, two = np.zeros(4, np.float32), np.zeros(8, np.float32)
+    handle = comm.all_reduce_async(np.zeros(1), tag=99, op_timeout=0.01)
+    yield pccl.Communicator, {"address": "localhost:1"}
+    yield pccl.MasterNode, {"listen_address": "127.0.0.1:0"}
+    yield pccl.TensorInfo, {"tensor": one, "name": "a"}
+    yield pccl.SharedState, {}
+    yield pccl.ReduceOpDescriptor, {"send": one, "recv": one, "descriptor": reduce_descriptor()}
+    yield pccl.DataType.from_numpy_dtype, {}
+    yield handle.result, {}
+    yield handle.wait, {}
+    yield pccl.Codec.int_sum, {"group": comm, "tensor": one}
+    made = {
+        "connect": {}, "new_group": {}, "get_attribute": {}, "sync_shared_state": {"shared_state": pccl.SharedState(
+            [pccl.TensorInfo(one, "a")])}, "all_reduce": {"send": one, "recv": one},
+        "all_reduce_async": {"send": one, "recv": one}, "all_reduce_multiple_with_retry": {"descriptors": []},
+        "all_reduce_coalesced": {"tensors": [one]}, "broadcast": {"tensor": one}, "scatter": {"send": two, "recv": one},
+        "reduce": {"send": one, "recv": one}, "gather": {"send": one, "recv": two},
+        "all_gather": {"send": one, "recv": two}, "reduce_scatter": {"send": two, "recv": one},
+        "all_to_all": {"send": one, "recv": one}, "barrier": {}, "send": {"tensor": one, "to": 1},
+        "recv": {"tensor": one},
+    }  # fmt: skip
+    for name in dir(comm):
+        method = None if name.startswith("_") else inspect.getattr_static(comm, name)
+        if callable(method) and len(inspect.signature(method).parameters) > 1:
+            yield getattr(comm, name), made[name]
+
+
+def wrong_calls(comm):
+    for function, good in callables(comm):
+        for name in inspect.signature(function).parameters:
+            kind = KINDS[name]
+            if (function.__name__, name) == ("int_sum", "tensor"):
+                kind = "array"
+            elif (function.__name__, name) == ("send", "tensor"):
+                kind = "input"
+            for value in WRONG[kind]:
+                yield f"{function.__qualname__}({name}={value!r})", function, {**good, name: value}, name
+    for field in ("count", "op", "tag", "operand_descriptor", "quantization_options"):
+        for value in WRONG["record" if field.endswith(("r", "s")) else "choice" if field == "op" else "number"]:
+
+            def reduce_many(field=field, value=value):
+                descriptor = reduce_descriptor(**{field: value})
+                comm.all_reduce_multiple_with_retry([pccl.ReduceOpDescriptor(np.zeros(4, "f4"), None, descriptor)])
+
+            yield f"ReduceDescriptor({field}={value!r})", reduce_many, {}, field
+    for field, kind in (("name", "choice"), ("bits", "number"), ("exponent", "number"), ("block", "number"),
+                        ("stochastic", "flag"), ("nonfinite", "choice"), ("residual_decay", "real")):  # fmt: skip
+        for value in WRONG["real" if field == "exponent" else kind]:  # -1 is a good one
+            codec = pccl.Codec(**{"name": "int8", field: value})
+            named = {"name": "codec", "bits": "bits", "residual_decay": "residual.decay"}.get(field, field)
+            yield f"Codec({field}={value!r})", comm.all_reduce, {"send": np.zeros(4, "f4"), "codec": codec}, named
+
+
+def test_wrong_arguments_are_named(master):
+    """Of whatever type: never an error from somewhere inside, and nothing is sent."""
+
+    def body(comm, _):
+        if comm.rank != 0:
+            comm.barrier(tag=1)
+            return []
+        unclear = []
+        for what, function, arguments, name in wrong_calls(comm):
+            try:
+                function(**arguments)
+                unclear.append(f"{what}: accepted")
+            except (pccl.InvalidArgumentError, TypeError) as error:
+                if not re.search(rf"\b{NAMED_AS.get(name, name)}", str(error)):
+                    unclear.append(f"{what}: {error}")
+            except Exception as error:
+                unclear.append(f"{what}: {type(error).__name__}: {error}")
+        comm.barrier(tag=1)
+        return unclear
+
+    assert run_peers(master, 2, body) == [[], []]
 
 
 def test_blocks_of_complex_numbers(master):

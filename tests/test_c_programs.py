@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import re
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ from cluster import Cluster, eventually
 from proxy import Proxy
 
 import pccl
+from pccl.config import VARIABLES
 
 CC = shlex.split(os.environ.get("CC") or "cc")
 
@@ -409,6 +412,175 @@ int main(int argc, char **argv) {
 }
 """
 
+# Two peers and their master in one process, and batches of one element each: eight small ones, a large one, and one to
+# which a peer comes late. Prints the seconds of CPU that the eight took, and the large one.
+PROGRAM_BATCH = r"""
+#include <pccl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#define CHECK(call)                                                                                                    \
+    do {                                                                                                               \
+        if ((call) != pcclSuccess) {                                                                                   \
+            pcclErrorRecord_t record;                                                                                  \
+            pcclGetLastError(&record);                                                                                 \
+            fprintf(stderr, "%s: %s\n", #call, record.message);                                                        \
+            exit(1);                                                                                                   \
+        }                                                                                                              \
+    } while (0)
+
+struct batch {
+    pcclComm_t *comm;
+    int count, window, late_us;
+};
+
+static void *run(void *argument) {
+    const struct batch *batch = argument;
+    usleep((useconds_t) batch->late_us);
+    pcclReduceOpDescriptor_t *ops = calloc((size_t) batch->count, sizeof *ops);
+    int32_t *values = calloc((size_t) batch->count, sizeof *values);
+    for (int k = 0; k < batch->count; k++) {
+        values[k] = k;
+        ops[k].sendbuf = ops[k].recvbuf = &values[k];
+        ops[k].descriptor = (pcclReduceDescriptor_t){.count = 1, .op = pcclSum, .tag = (uint64_t) k,
+                                                     .src_descriptor = {.datatype = pcclInt32}};
+    }
+    CHECK(pcclAllReduceMultipleWithRetry(ops, (size_t) batch->count, batch->comm, NULL, batch->window));
+    for (int k = 0; k < batch->count; k++) {
+        if (values[k] != 2 * k) exit(2);
+    }
+    ops[batch->count - 2].descriptor.tag = 7;
+    if (pcclAllReduceMultipleWithRetry(ops, (size_t) batch->count, batch->comm, NULL, 1) == pcclSuccess) exit(3);
+    free(ops);
+    free(values);
+    return NULL;
+}
+
+static double cpu_seconds(void) {
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (double) usage.ru_utime.tv_sec + (double) usage.ru_utime.tv_usec * 1e-6;
+}
+
+static void run_both(pcclComm_t *comms[2], int count, int window, int late_us) {
+    struct batch batches[2];
+    pthread_t threads[2];
+    for (int i = 0; i < 2; i++) {
+        batches[i] = (struct batch){comms[i], count, window, i * late_us};
+        if (pthread_create(&threads[i], NULL, run, &batches[i]) != 0) exit(4);
+    }
+    for (int i = 0; i < 2; i++) pthread_join(threads[i], NULL);
+}
+
+int main(void) {
+    const pcclMasterOptions_t options = {.listen = "127.0.0.1:0"};
+    pcclMasterInstance_t *master = NULL;
+    pcclComm_t *comms[2];
+    pcclRequest_t *request;
+    uint16_t port = 0;
+    char address[64];
+    CHECK(pcclInit());
+    CHECK(pcclCreateMasterWithOptions(&options, &master));
+    CHECK(pcclRunMaster(master));
+    CHECK(pcclGetMasterPort(master, &port));
+    snprintf(address, sizeof address, "127.0.0.1:%u", (unsigned) port);
+    const pcclCommOptions_t peer = {.master = address};
+    for (int i = 0; i < 2; i++) CHECK(pcclCreateCommunicatorWithOptions(&peer, &comms[i]));
+    CHECK(pcclConnect(comms[0]));
+    CHECK(pcclStartConnect(comms[1], &request));
+    for (bool pending = false; !pending;) CHECK(pcclArePeersPending(comms[0], &pending));
+    CHECK(pcclUpdateTopology(comms[0]));
+    CHECK(pcclWaitRequest(request, 10000, NULL));
+    CHECK(pcclFreeRequest(request));
+    const double start = cpu_seconds();
+    for (int round = 0; round < 8; round++) run_both(comms, 2000, 4, 0);
+    const double small = cpu_seconds();
+    run_both(comms, 16000, 4, 0);
+    printf("%f %f\n", small - start, cpu_seconds() - small);
+    run_both(comms, 16000, 16000, 500000);
+    for (int i = 0; i < 2; i++) CHECK(pcclDestroyCommunicator(comms[i]));
+    CHECK(pcclDestroyMaster(master));
+    return 0;
+}
+"""
+
+# For each pair of a variable and a value, in a child of its own: what making a peer and a master comes to.
+PROGRAM_ENVIRONMENT = r"""
+#include <pccl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static pcclResult_t make_both(void) {
+    pcclCommOptions_t peer = {.master = "127.0.0.1:1"};
+    pcclMasterOptions_t options = {.listen = "127.0.0.1:0"};
+    pcclComm_t *comm = NULL;
+    pcclMasterInstance_t *master = NULL;
+    pcclResult_t status = pcclInit();
+    if (status == pcclSuccess) status = pcclCreateCommunicatorWithOptions(&peer, &comm);
+    if (status == pcclSuccess) status = pcclCreateMasterWithOptions(&options, &master);
+    return status;
+}
+
+int main(int argc, char **argv) {
+    for (int i = 1; i + 1 < argc; i += 2) {
+        pcclErrorRecord_t record = {0};
+        fflush(stdout);
+        if (fork() != 0) {
+            wait(NULL);
+            continue;
+        }
+        setenv(argv[i], argv[i + 1], 1);
+        if (make_both() != pcclSuccess) pcclGetLastError(&record);
+        printf("%s %s%c", pcclGetResultName(record.code), record.message, 0);
+        return 0;
+    }
+    return 0;
+}
+"""
+
+PYTHON_ENVIRONMENT = """
+import os, sys
+import pccl
+for name, value in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+    if os.fork() != 0:
+        os.wait()
+        continue
+    os.environ[name] = value
+    try:
+        pccl.Communicator("127.0.0.1:1").close()
+        pccl.MasterNode("127.0.0.1:0").close()
+        print("SUCCESS ", end="\\0", flush=True)
+    except pccl.PCCLError as error:
+        print(error.result.name, error.record.message, end="\\0", flush=True)
+    os._exit(0)
+"""
+
+# A master whose creation makes the log warn of a misspelt variable; with an argument, that goes to a callback.
+PROGRAM_LOG = r"""
+#include <pccl.h>
+#include <stdio.h>
+
+static void on_line(void *user, pcclLogLevel_t level, const char *line) {
+    (void) user;
+    printf("%d %s\n", (int) level, line);
+}
+
+int main(int argc, char **argv) {
+    (void) argv;
+    if (argc > 1 && pcclSetLog(pcclLogWarn, on_line, NULL) != pcclSuccess) return 1;
+    if (pcclInit() == pcclSuccess) return 0;
+    pcclErrorRecord_t record;
+    pcclGetLastError(&record);
+    puts(record.message);
+    return 2;
+}
+"""
+
 CXX = shlex.split(os.environ.get("CXX") or "c++")
 
 
@@ -501,6 +673,15 @@ def test_retry_waits_for_the_link(tmp_path):
     assert answers == ["8 1\n"] * 2
 
 
+def test_a_batch_of_many(tmp_path):
+    """It takes a time that grows with their number, not with its square; there may be more than can be in flight."""
+    program = build(tmp_path, CC, PROGRAM_BATCH, "program.c", "-std=gnu11", "-pthread")
+    done = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    small, large = map(float, done.stdout.split())
+    assert large < 2 * small, "as many operations; it was four times the time"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads glibc's counters")
 def test_destroy_with_operations_in_flight(tmp_path):
     """Frees what nobody can reach any more, and leaves alone what the user still holds."""
@@ -523,3 +704,52 @@ def test_the_library_exports_its_interface_only():
     names = [line.split()[-1] for line in listing.stdout.splitlines()]
     assert [name for name in names if not name.startswith("pccl")] == []
     assert "pcclAllReduce" in names
+
+
+SPELLINGS = (
+    "", " ", "1", " 1", "1 ", "1\n", "+1", "01", "1.0", "1.", ".5", "1e3", "0x10", "1s", "1 s", "1_0", "\u0661", "1,5",
+    "0", "-1", "true", "TRUE", "yes", "on", "nan", "inf", "9" * 30, "4-5", " 4-5", "4 - 5", "+4-5", "4-5-6",
+    "0000000004-5",
+    "ring", "Ring", "ring ", "info", "Info", "\u0130nfo", "system", "lo", "127.0.0.1", "127.0.0.1:1 ",
+)  # fmt: skip
+
+
+def test_python_reads_the_environment_as_c_programs_do(tmp_path):
+    """Each spelling of each variable, and what is said of those that are refused."""
+    program = build(tmp_path, CC, PROGRAM_ENVIRONMENT, "program.c", "-std=gnu11")
+    pairs = [text for variable in VARIABLES for value in SPELLINGS for text in (variable.name, value)]
+    answers = []
+    for command in ([program], [sys.executable, "-c", PYTHON_ENVIRONMENT]):
+        done = subprocess.run([*command, *pairs], capture_output=True, text=True, cwd=tmp_path, timeout=60, check=True)
+        answers.append(done.stdout.removesuffix("\0").split("\0"))
+    differing = [
+        (name, value, *both)
+        for name, value, *both in zip(pairs[::2], pairs[1::2], *answers, strict=True)
+        if both[0] != both[1]
+    ]
+    assert differing == []
+
+
+def test_debug_file(tmp_path):
+    """Lines go there as they would to stderr, and are appended."""
+    program = build(tmp_path, CC, PROGRAM_LOG, "program.c", "-std=c99", "-pedantic")
+    (tmp_path / "logs").mkdir()
+
+    def run(path, *arguments):
+        settings = {"PCCL_DEBUG_FILE": str(path), "PCCL_LOGLEVEL": "1"}
+        return subprocess.run(
+            [program, *arguments], capture_output=True, text=True, check=False, env={**os.environ, **settings}
+        )
+
+    line = r"\d\d:\d\d:\d\d\.\d{3} pccl WARN unknown environment variable PCCL_LOGLEVEL; did you mean .*\n"
+    for times in (1, 2):
+        done = run(tmp_path / "logs" / "log-%h")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert re.fullmatch(line * times, (tmp_path / "logs" / f"log-{socket.gethostname()}").read_text())
+    run(tmp_path / "logs" / "%p%%p")
+    assert [path.name for path in (tmp_path / "logs").iterdir() if re.fullmatch(r"(\d+)%\1", path.name)] != []
+
+    said = f"PCCL_DEBUG_FILE='{tmp_path}/none/log': No such file or directory\n"
+    assert run(tmp_path / "none" / "log").stdout == said
+    assert run(tmp_path / "none" / "log", "callback").stdout.startswith("3 unknown environment variable PCCL_LOGLEVEL")
+    assert re.fullmatch(line, run("").stderr)

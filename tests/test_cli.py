@@ -30,7 +30,7 @@ STATUS = {
         {"id": 2, "group": 0, "rank": 1, "address": "10.0.0.2:5", "last_heard_ms": 1400},
     ],
     "pending": [{"id": 3, "group": 0, "address": "10.0.0.3:5"}],
-    "ops": [{"group": 0, "subset": 4, "tag": 7, "seq": 9, "done": [1], "waiting": [2]}],
+    "ops": [{"group": 0, "subset": 4, "tag": 7, "seq": 9, "done": [1], "started": [2], "waiting": [2]}],
     "subsets": [{"group": 0, "subset": 4, "members": [2, 1]}],
     "waits": [{"peer": 1, "call": "all_reduce", "tag": 7, "for": [2], "since_ms": 2500}],
 }
@@ -84,7 +84,7 @@ def test_env_prints_every_variable():
 def test_env_fails_on_a_bad_value():
     done = run("env", PCCL_NCONNS="many")
     assert done.returncode == 1
-    assert "PCCL_NCONNS must be a number" in done.stderr
+    assert "PCCL_NCONNS='many': expected a whole number from 1 to 64" in done.stderr
 
 
 def rendered(state):

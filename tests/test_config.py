@@ -1,90 +1,121 @@
 """The table of environment variables: how each is read, what is refused, and what an unknown name draws."""
 
 import re
+import socket
 from pathlib import Path
 
 import pytest
 from processes import run_python
 
 import pccl
-from pccl import config
-from pccl.config import Settings, from_environment, parse_address, unknown_variables
-
-
-def test_empty_environment_is_all_defaults():
-    assert from_environment({}) == Settings()
-    assert from_environment({"PCCL_ADVERTISE": "", "PCCL_NCONNS": ""}) == Settings()
-
-
-def test_each_variable_is_read(tmp_path):
-    key = tmp_path / "key"
-    key.write_bytes(b"secret key\n")
-    settings = from_environment(
-        {
-            "PCCL_ADVERTISE": "example.org:4000",
-            "PCCL_SOCKET_IFNAME": "^docker",
-            "PCCL_CONGESTION": "cubic",
-            "PCCL_NCONNS": "4",
-            "PCCL_PORT_RANGE": "4000-4100",
-            "PCCL_RUN_KEY_FILE": str(key),
-            "PCCL_DEAD_TIMEOUT": "2.5",
-            "PCCL_OP_TIMEOUT": "60",
-            "PCCL_CONNECT_TIMEOUT": "0.25",
-            "PCCL_JOIN_TIMEOUT": "10",
-            "PCCL_LOG_LEVEL": "DEBUG",
-            "PCCL_DEBUG_FILE": "log.txt",
-        }
-    )
-    assert settings == Settings(
-        advertise="example.org:4000",
-        ifname="^docker",
-        congestion="cubic",
-        connections=4,
-        port_range=(4000, 4100),
-        run_key=b"secret key",
-        dead_timeout_ms=2500,
-        op_timeout_ms=60000,
-        connect_timeout_ms=250,
-        join_timeout_ms=10000,
-        log_level=5,
-        debug_file="log.txt",
-    )
+from pccl import _core, config
+from pccl._comm import Comm
+from pccl.arguments import milliseconds
+from pccl.config import parse_address, unknown_variables
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("PCCL_ADVERTISE", "0.0.0.0"),
+        ("PCCL_ALGO", "fastest"),
+        ("PCCL_CONGESTION", "no such control"),
+        ("PCCL_CONNECT_TIMEOUT", "nan"),
+        ("PCCL_CONNECT_TIMEOUT", "inf"),
+        ("PCCL_CONNECT_TIMEOUT", "0.0009"),
+        ("PCCL_DEAD_TIMEOUT", "soon"),
+        ("PCCL_DEAD_TIMEOUT", "5s"),
+        ("PCCL_DEAD_TIMEOUT", " 5"),
+        ("PCCL_JOIN_TIMEOUT", "."),
+        ("PCCL_JOIN_TIMEOUT", "1e3"),
+        ("PCCL_LOG_LEVEL", "LOUD"),
         ("PCCL_NCONNS", "many"),
         ("PCCL_NCONNS", "0"),
         ("PCCL_NCONNS", "65"),
         ("PCCL_NCONNS", "-1"),
+        ("PCCL_NCONNS", "4.0"),
+        ("PCCL_OP_TIMEOUT", "0"),
+        ("PCCL_OP_TIMEOUT", "-1"),
         ("PCCL_PORT_RANGE", "10-5"),
         ("PCCL_PORT_RANGE", "0-5"),
         ("PCCL_PORT_RANGE", "a-b"),
-        ("PCCL_DEAD_TIMEOUT", "soon"),
-        ("PCCL_OP_TIMEOUT", "0"),
-        ("PCCL_OP_TIMEOUT", "-1"),
-        ("PCCL_CONNECT_TIMEOUT", "nan"),
-        ("PCCL_CONNECT_TIMEOUT", "inf"),
-        ("PCCL_LOG_LEVEL", "LOUD"),
+        ("PCCL_PORT_RANGE", "5-"),
+        ("PCCL_PORT_RANGE", "5-65536"),
+        ("PCCL_PORT_RANGE", "5.0-6"),
         ("PCCL_RUN_KEY_FILE", "/nonexistent/key"),
+        ("PCCL_RUN_KEY_FILE", "/"),
+        ("PCCL_SHM", "yes"),
+        ("PCCL_SOCKET_IFNAME", "=no-such-interface"),
     ],
 )
-def test_bad_values_name_their_variable(name, value):
+def test_bad_values_name_their_variable(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
     with pytest.raises(pccl.InvalidArgumentError, match=name):
-        from_environment({name: value})
+        _core.check_environment()
 
 
-def test_an_empty_key_file_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PCCL_ADVERTISE", "example.org:4000"),
+        ("PCCL_ALGO", "Ring"),
+        ("PCCL_CONGESTION", "system"),
+        ("PCCL_NCONNS", "064"),
+        ("PCCL_PORT_RANGE", "4000"),
+        ("PCCL_PORT_RANGE", "0000004000-4100"),
+        ("PCCL_SHM", "0"),
+        ("PCCL_SOCKET_IFNAME", "^docker"),
+        *(("PCCL_LOG_LEVEL", level) for level in ("TRACE", "DEBUG", "INFO", "WARN", "ERR", "FATAL", "NONE", "off")),
+        *((variable.name, "") for variable in config.VARIABLES),
+    ],
+)
+def test_good_values(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    _core.check_environment()
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [
+        ("", 1800000),
+        ("2.5", 2500),
+        (".5", 500),
+        ("060.", 60000),
+        ("0.0019", 1),
+        ("4294967.296", 2**32 - 1),
+        ("99999999999999999999999999", 2**32 - 1),
+    ],
+)
+def test_seconds(monkeypatch, text, ms):
+    monkeypatch.setenv("PCCL_OP_TIMEOUT", text)
+    core = Comm("localhost:1")
+    assert core.op_timeout_ms == ms
+    core.close()
+    core = Comm("localhost:1", op_timeout_ms=7)
+    assert core.op_timeout_ms == 7
+    core.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"secret key\n", None),
+        (b"k" * 4096 + b"\r\n", None),
+        (b"", "expected a file that is not empty"),
+        (b"\n", "expected a file that is not empty"),
+        (b"k" * 4097, "more than 4096 bytes"),
+        (b"k" * 4096 + b"\r\nk", "at most 4096 bytes"),
+    ],
+)
+def test_key_files(tmp_path, monkeypatch, content, said):
     key = tmp_path / "key"
-    key.write_bytes(b"\n")
-    with pytest.raises(ValueError, match="is empty"):
-        from_environment({"PCCL_RUN_KEY_FILE": str(key)})
-
-
-@pytest.mark.parametrize("level", ["TRACE", "DEBUG", "INFO", "WARN", "ERR", "FATAL", "NONE", "off", "error", "warn"])
-def test_log_levels_of_both_spellings(level):
-    assert from_environment({"PCCL_LOG_LEVEL": level}).log_level == config.LOG_LEVELS[level.lower()]
+    key.write_bytes(content)
+    monkeypatch.setenv("PCCL_RUN_KEY_FILE", str(key))
+    if said is None:
+        _core.check_environment()
+    else:
+        with pytest.raises(pccl.InvalidArgumentError, match=said):
+            _core.check_environment()
 
 
 UNKNOWN = {"PCCL_LOGLEVEL": "1", "PCCL_OP_TIMEOUT": "5", "PATH": "x", "PCCL_ZZZZZZZZZZ": "1"}
@@ -156,15 +187,25 @@ def test_bad_addresses(text):
 
 
 def test_milliseconds():
-    assert config.milliseconds(None, "t") == 0
-    assert config.milliseconds(1e-9, "t") == 1
-    assert config.milliseconds(1e12, "t") == 2**32 - 1
+    assert milliseconds(None, "t", "f") == 0
+    assert milliseconds(1e-9, "t", "f") == 1
+    assert milliseconds(1e12, "t", "f") == 2**32 - 1
     for bad in (0, -1, float("nan")):
-        with pytest.raises(ValueError, match="t must be a time above 0"):
-            config.milliseconds(bad, "t")
+        with pytest.raises(ValueError, match="f: INVALID_ARGUMENT: t must be a time above 0"):
+            milliseconds(bad, "t", "f")
 
 
-def test_debug_file_name_is_expanded(monkeypatch):
-    monkeypatch.setattr("socket.gethostname", lambda: "node7")
-    monkeypatch.setattr("os.getpid", lambda: 42)
-    assert config.expand_path("log-%h-%p.txt") == "log-node7-42.txt"
+def test_debug_file_name_is_expanded(tmp_path):
+    done = run_python(
+        "import os, pccl; pccl.Communicator('localhost:1').close(); print(os.getpid())",
+        PCCL_DEBUG_FILE=str(tmp_path / "log-%h-%p-%x.txt"),
+        PCCL_LOGLEVEL="1",
+    )
+    assert [path.name for path in tmp_path.iterdir()] == [f"log-{socket.gethostname()}-{done.stdout.strip()}-%x.txt"]
+
+
+def test_a_debug_file_that_cannot_be_written():
+    done = run_python("import pccl; pccl.MasterNode('127.0.0.1:0')", PCCL_DEBUG_FILE="/nonexistent/log")
+    assert (
+        "InvalidArgumentError: init: INVALID_ARGUMENT: PCCL_DEBUG_FILE='/nonexistent/log': No such file" in done.stderr
+    )

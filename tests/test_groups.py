@@ -193,12 +193,34 @@ def test_status_shows_the_groups(cluster):
     ids = [peer.id for peer in peers]
 
     def lists():
-        status = json.loads(_core.query_status(cluster.address, None, 5000))
+        status = json.loads(_core.query_status(cluster.address, 5000))
         return [row["members"] for row in status["subsets"]]
 
     assert lists() == [[ids[2], ids[0]], ids]
     cluster.call(peers, close, name="all")
     eventually(lambda: lists() == [[ids[2], ids[0]]])
+
+
+def test_status_shows_what_nobody_is_done_with(cluster):
+    """One waits in an operation that no other has called; another one is done with its part of one."""
+    peers = cluster.join(3)
+    ids = [peer.id for peer in peers]
+    peers[0].start(wait_in_reduce, tag=7)
+    peers[1].start(broadcast_ahead, tag=5)
+
+    def ops():
+        listed = json.loads(_core.query_status(cluster.address, 5000))["ops"]
+        return [(row["tag"], row["done"], row["started"], row["waiting"]) for row in listed]
+
+    eventually(lambda: ops() == [(5, [ids[1]], [], [ids[0], ids[2]]), (7, [], [ids[0]], ids)])
+
+
+def wait_in_reduce(peer, tag):
+    peer.comm.all_reduce(np.ones(1), tag=tag)
+
+
+def broadcast_ahead(peer, tag):
+    peer.comm.broadcast(np.ones(1), root=peer.comm.rank, tag=tag)
 
 
 def close(peer, name):

@@ -459,7 +459,7 @@ def misuse(peer, rank, size):
             pccl.types.Collective.BARRIER, None, None, 0, result=None, codec="int8"
         ),
         "overlaps a buffer": lambda: comm.all_reduce(data, codec="int8", residual=data),
-        "an exponent is": lambda: comm.all_reduce(data, codec=pccl.Codec("int_sum", exponent=200)),
+        "exponent of a codec": lambda: comm.all_reduce(data, codec=pccl.Codec("int_sum", exponent=200)),
         "residual decay": lambda: comm.all_reduce(data, codec=pccl.Codec("int8", residual_decay=2)),
     }
     wrong = []

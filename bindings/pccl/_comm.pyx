@@ -268,6 +268,13 @@ cdef class Comm(Keeper):
             code = pcclStartSynchronizeSharedState(self.ptr, &request.state, c_strategy, &ptr)
         return self.started(request, ptr, code)
 
+    @property
+    def op_timeout_ms(self):
+        self.ensure_alive("op_timeout")
+        cdef uint32_t timeout_ms = 0
+        check_call(pcclGetOpTimeout(self.ptr, &timeout_ms), "op_timeout")
+        return timeout_ms
+
     def get_attribute(self, int attribute):
         self.ensure_alive("get_attribute")
         cdef int value = 0

@@ -1,11 +1,11 @@
 # cython: language_level=3, binding=True, freethreading_compatible=False
-"""What belongs to no handle: how a status becomes an exception, init and exit, the log, status queries, the simulator."""
+"""What belongs to no handle: how a status becomes an exception, init and exit, the environment, status queries,
+the simulator."""
 
 import atexit
 import weakref
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdio cimport FILE, fflush, fopen, fputs
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset, strlen
 
@@ -14,7 +14,6 @@ from pccl_c cimport *
 cdef bint initialized = False
 cdef object live_comms = weakref.WeakSet()
 cdef object live_masters = weakref.WeakSet()
-cdef FILE *log_file = NULL
 
 
 # -------------------------------------------------------------------------------------------------------------- texts --
@@ -96,17 +95,20 @@ def _end_all():
 
 # ----------------------------------------------------------------------------------------------------------- functions --
 
-def query_status(str master not None, bytes run_key=None, uint32_t timeout_ms=0):
+def check_environment():
+    """Raises for the first PCCL_* variable whose value cannot be used. Nothing is initialized for it."""
+    check_call(pcclCheckEnvironment(), "environment")
+
+
+def query_status(str master not None, uint32_t timeout_ms=0):
     """The master's state as JSON text."""
     ensure_initialized()
     master_b = encoded(master)
     cdef const char *address = c_string(master_b)
-    cdef const uint8_t *key = NULL if run_key is None else <const uint8_t *><const char *>run_key
-    cdef size_t key_len = 0 if run_key is None else len(run_key)
     cdef char *json = NULL
     cdef pcclResult_t code
     with nogil:
-        code = pcclQueryStatus(address, key, key_len, timeout_ms, &json)
+        code = pcclQueryStatus(address, NULL, 0, timeout_ms, &json)
     try:
         check_call(code, "query_status")
         return text(json)
@@ -143,27 +145,6 @@ def sim_run(uint64_t seed, uint32_t peers_min, uint32_t peers_max, uint32_t ops,
         }
     finally:
         free(report.log)
-
-
-cdef void write_log_line(void *user, pcclLogLevel_t level, const char *line) noexcept nogil:
-    fputs(line, <FILE *>user)
-    fputs(b"\n", <FILE *>user)
-    fflush(<FILE *>user)
-
-
-def set_log(int level, str path=None):
-    """Log level 0 (off) to 6 (trace), and the file that lines are appended to (None: standard error)."""
-    global log_file
-    cdef FILE *file = NULL
-    if path is None:
-        check_call(pcclSetLog(<pcclLogLevel_t>level, NULL, NULL), "set_log")
-        return
-    file = fopen(path.encode(), "a")
-    if file == NULL:
-        check(pcclInvalidArgument, "set_log", None, f"cannot write to {path!r}")
-    # The old file stays open: another thread may be writing to it, and a process changes it once or twice in its life.
-    log_file = file
-    check_call(pcclSetLog(<pcclLogLevel_t>level, write_log_line, file), "set_log")
 
 
 def has_cuda_support():

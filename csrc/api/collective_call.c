@@ -295,10 +295,11 @@ static void describe(struct pc_call *call, const pcclCollectiveArgs_t *args, str
 /* Starting ------------------------------------------------------------------------------------------------------ */
 
 /* With lock held. */
-static bool tag_is_open(const pcclComm_t *comm, uint32_t group, uint64_t tag) {
-    for (const struct pc_list *node = comm->active.next; node != &comm->active; node = node->next) {
-        const struct pcclRequest_t *request = PC_LIST_ENTRY(node, struct pcclRequest_t, node);
-        if (!request->open_reduce || request->call.group != group || request->call.tag != tag) continue;
+static bool tag_is_open(pcclComm_t *comm, uint32_t group, uint64_t tag) {
+    const struct pc_list *bucket = pc_request_tags(comm, tag);
+    for (const struct pc_list *node = bucket->next; node != bucket; node = node->next) {
+        const struct pcclRequest_t *request = PC_LIST_ENTRY(node, struct pcclRequest_t, tag_node);
+        if (request->call.group != group || request->call.tag != tag) continue;
         if (request->call.shape.collective != PC_SEND_RECV) return true;
     }
     return false;
@@ -338,6 +339,7 @@ static pcclResult_t open_tag(struct pcclRequest_t *request, const char *phase, u
         request->open_reduce = true;
         request->asynchronous = asynchronous;
         comm->reduces_open++;
+        pc_list_append(pc_request_tags(comm, tag), &request->tag_node);
     }
     (void)pthread_mutex_unlock(&comm->lock);
     if (!taken) return pcclSuccess;

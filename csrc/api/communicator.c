@@ -428,6 +428,7 @@ pcclResult_t pcclCreateCommunicatorWithOptions(const pcclCommOptions_t *options,
     comm->refs = 1;
     pc_list_init(&comm->active);
     pc_list_init(&comm->idle);
+    for (int i = 0; i < PC_OPEN_TAG_BUCKETS; i++) pc_list_init(&comm->tags[i]);
     *comm_out = comm;
     return pcclSuccess;
 }

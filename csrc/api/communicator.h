@@ -23,6 +23,8 @@ struct pc_snapshot {
     size_t subset_count, subset_capacity;
 };
 
+enum { PC_OPEN_TAG_BUCKETS = 256 };
+
 struct pcclComm_t {
     uint64_t generation; /* of the process that made it */
     struct pc_settings settings;
@@ -37,6 +39,7 @@ struct pcclComm_t {
     bool connecting, was_connected, destroying;
     struct pc_list active, idle; /* requests */
     uint32_t reduces_open; /* collectives unfinished, or asynchronous and not awaited */
+    struct pc_list tags[PC_OPEN_TAG_BUCKETS]; /* the same, by tag */
     uint32_t *steps; /* groups whose collectives belong to a step now */
     size_t step_count, step_capacity;
     struct pc_snapshot view;

@@ -12,6 +12,7 @@
 #include "io/sock.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -19,6 +20,7 @@
 #include <string.h>
 #include <strings.h>
 #include <time.h>
+#include <unistd.h>
 
 extern char **environ;
 
@@ -33,31 +35,41 @@ static pc_status bad(pc_error *error, const char *name, const char *value, const
     return pc_error_set(error, pcclInvalidArgument, "%s='%.200s': expected %s", name, value, expected);
 }
 
-/* A decimal number with an optional fraction, whatever the locale; in thousandths. */
-static bool parse_thousandths(const char *text, uint64_t max, uint64_t *value) {
-    uint64_t whole = 0, part = 0, unit = 100;
+static pc_status unusable_file(pc_error *error, const char *name, const char *path, int sys_errno) {
+    return pc_error_set(error, pcclInvalidArgument, "%s='%.200s': %s", name, path, strerror(sys_errno));
+}
+
+/* The digits at text as a number; NULL if there are none or it is above max, else what follows them. */
+static const char *parse_digits(const char *text, uint64_t max, uint64_t *value) {
     const char *at = text;
-    for (; *at >= '0' && *at <= '9'; at++) {
-        whole = whole * 10 + (uint64_t)(*at - '0');
-        if (whole > max) return false;
+    for (*value = 0; *at >= '0' && *at <= '9'; at++) {
+        *value = *value * 10 + (uint64_t)(*at - '0');
+        if (*value > max) return NULL;
     }
-    if (at == text) return false;
+    return at != text ? at : NULL;
+}
+
+/* A decimal number with an optional fraction, whatever the locale. More than an option can say is the most it can. */
+static bool parse_seconds(const char *text, uint32_t *ms) {
+    uint64_t value = 0, unit = 1000;
+    const char *at = text;
+    size_t digits = 0;
+    for (; *at >= '0' && *at <= '9'; at++, digits++) {
+        value = pc_min_u64(value * 10 + unit * (uint64_t)(*at - '0'), UINT32_MAX);
+    }
     if (*at == '.') {
-        for (at++; *at >= '0' && *at <= '9'; at++, unit /= 10) part += unit * (uint64_t)(*at - '0');
+        for (at++; *at >= '0' && *at <= '9'; at++, digits++) value += (unit /= 10) * (uint64_t)(*at - '0');
     }
-    *value = whole * 1000 + part;
-    return *at == '\0';
+    *ms = (uint32_t)pc_min_u64(value, UINT32_MAX);
+    return digits > 0 && *at == '\0' && *ms > 0;
 }
 
 static pc_status choose_ms(uint32_t explicit_ms, const char *name, uint32_t default_ms, uint32_t *out,
                            pc_error *error) {
     const char *text = explicit_ms == 0 ? variable(name) : NULL;
     *out = explicit_ms != 0 ? explicit_ms : default_ms;
-    if (text == NULL) return pcclSuccess;
-    uint64_t ms = 0;
-    if (!parse_thousandths(text, 1000000, &ms) || ms == 0) return bad(error, name, text, "seconds, such as 2.5");
-    *out = (uint32_t)ms;
-    return pcclSuccess;
+    if (text == NULL || parse_seconds(text, out)) return pcclSuccess;
+    return bad(error, name, text, "a time in seconds, such as 2.5 and at least 0.001");
 }
 
 static pc_status choose_algorithm(pcclAlgorithm_t *algorithm, pc_error *error) {
@@ -79,40 +91,56 @@ static pc_status choose_shared_memory(bool *wanted, pc_error *error) {
     return *wanted || strcmp(text, "0") == 0 ? pcclSuccess : bad(error, "PCCL_SHM", text, "0 or 1");
 }
 
-static pc_status choose_text(const char *explicit_text, const char *name, char *out, size_t out_bytes,
-                             pc_error *error) {
-    const char *text = explicit_text != NULL ? explicit_text : variable(name);
-    if (text == NULL) return pcclSuccess;
-    if (strlen(text) >= out_bytes) return bad(error, name, text, "a shorter text");
-    memcpy(out, text, strlen(text) + 1);
+/* A text and what it is called where it was given; value NULL: nowhere. */
+struct text {
+    const char *name, *value;
+};
+
+static struct text choose_text(const char *option, const char *explicit_text, const char *name) {
+    return explicit_text != NULL ? (struct text){option, explicit_text} : (struct text){name, variable(name)};
+}
+
+static pc_status copy_text(struct text text, char *out, size_t out_bytes, pc_error *error) {
+    if (text.value == NULL) return pcclSuccess;
+    if (strlen(text.value) >= out_bytes) return bad(error, text.name, text.value, "a shorter text");
+    memcpy(out, text.value, strlen(text.value) + 1);
     return pcclSuccess;
+}
+
+/* A count from 1; *out stays as it is where the variable is not there. */
+static pc_status read_count(const char *name, uint64_t most, const char *expected, uint64_t *out, pc_error *error) {
+    const char *text = variable(name), *end = text != NULL ? parse_digits(text, most, out) : NULL;
+    if (text == NULL || (end != NULL && *end == '\0' && *out > 0)) return pcclSuccess;
+    return bad(error, name, text, expected);
 }
 
 static pc_status choose_threads(uint32_t *out, pc_error *error) {
-    const char *text = variable("PCCL_NTHREADS");
-    uint64_t count = 1000;
-    if (text != NULL && (!parse_thousandths(text, PC_LOOP_THREADS_MAX, &count) || count == 0 || count % 1000 != 0)) {
-        return bad(error, "PCCL_NTHREADS", text, "a whole number from 1 to 16");
-    }
-    *out = (uint32_t)(count / 1000);
+    uint64_t count = 1;
+    PC_TRY(read_count("PCCL_NTHREADS", PC_LOOP_THREADS_MAX, "a whole number from 1 to 16", &count, error));
+    *out = (uint32_t)count;
     return pcclSuccess;
 }
 
-/* Threads cannot share a connection: by default there is one for each. */
+/* Two threads cannot copy for one connection at a time: by default there is one for each. */
 static pc_status choose_connections(uint32_t explicit_count, uint32_t threads, uint32_t *out, pc_error *error) {
-    const char *text = explicit_count == 0 ? variable("PCCL_NCONNS") : NULL;
-    const uint64_t chosen = pc_max_u64(PC_DEFAULT_CONNECTIONS, threads);
-    uint64_t count = (explicit_count != 0 ? explicit_count : chosen) * 1000;
-    if (text != NULL && (!parse_thousandths(text, PC_STRIPES_MAX, &count) || count == 0 || count % 1000 != 0)) {
-        return bad(error, "PCCL_NCONNS", text, "a whole number from 1 to 64");
+    uint64_t count = explicit_count;
+    if (count == 0) {
+        count = pc_max_u64(PC_DEFAULT_CONNECTIONS, threads);
+        PC_TRY(read_count("PCCL_NCONNS", PC_STRIPES_MAX, "a whole number from 1 to 64", &count, error));
     }
     /* An explicit larger one is from a program written for thread pools; more than this brings nothing. */
-    *out = (uint32_t)pc_min_u64(count / 1000, PC_STRIPES_MAX);
+    *out = (uint32_t)pc_min_u64(count, PC_STRIPES_MAX);
     return pcclSuccess;
+}
+
+static bool parse_ports(const char *text, uint64_t *first, uint64_t *last) {
+    const char *end = parse_digits(text, UINT16_MAX, first);
+    *last = *first;
+    if (end != NULL && *end == '-') end = parse_digits(end + 1, UINT16_MAX, last);
+    return end != NULL && *end == '\0' && *first > 0 && *first <= *last;
 }
 
 static pc_status choose_ports(const pcclCommOptions_t *options, struct pc_settings *settings, pc_error *error) {
-    static const char expected[] = "ports as first-last, such as 50000-50100";
     settings->port_min = options->port_min;
     settings->port_max = options->port_max != 0 ? options->port_max : options->port_min;
     if (settings->port_min > settings->port_max || (settings->port_min == 0 && settings->port_max != 0)) {
@@ -120,32 +148,26 @@ static pc_status choose_ports(const pcclCommOptions_t *options, struct pc_settin
                             (unsigned)options->port_max);
     }
     const char *text = settings->port_max == 0 ? variable("PCCL_PORT_RANGE") : NULL;
+    uint64_t first = 0, last = 0;
     if (text == NULL) return pcclSuccess;
-    char first[8] = {0};
-    uint64_t low = 0, high = 0;
-    const char *dash = strchr(text, '-');
-    const size_t len = dash != NULL ? (size_t)(dash - text) : strlen(text);
-    if (len >= sizeof first) return bad(error, "PCCL_PORT_RANGE", text, expected);
-    memcpy(first, text, len);
-    const char *second = dash != NULL ? dash + 1 : first;
-    if (!parse_thousandths(first, UINT16_MAX, &low) || !parse_thousandths(second, UINT16_MAX, &high) || low == 0 ||
-        low > high || low % 1000 != 0 || high % 1000 != 0) {
-        return bad(error, "PCCL_PORT_RANGE", text, expected);
+    if (!parse_ports(text, &first, &last)) {
+        return bad(error, "PCCL_PORT_RANGE", text, "ports as first-last, such as 50000-50100");
     }
-    settings->port_min = (uint16_t)(low / 1000);
-    settings->port_max = (uint16_t)(high / 1000);
+    settings->port_min = (uint16_t)first;
+    settings->port_max = (uint16_t)last;
     return pcclSuccess;
 }
 
 static pc_status choose_congestion(const char *explicit_name, struct pc_settings *settings, pc_error *error) {
-    PC_TRY(choose_text(explicit_name, "PCCL_CONGESTION", settings->congestion, sizeof settings->congestion, error));
+    const struct text text = choose_text("congestion", explicit_name, "PCCL_CONGESTION");
+    PC_TRY(copy_text(text, settings->congestion, sizeof settings->congestion, error));
     const char *name = settings->congestion;
     if (name[0] == '\0' || strcmp(name, "system") == 0) return pcclSuccess;
     const int failure = pc_sock_check_congestion(name);
     if (failure == 0) return pcclSuccess;
     pc_error_hint(error, "see net.ipv4.tcp_allowed_congestion_control");
-    return pc_error_set(error, pcclInvalidArgument, "TCP congestion control '%s' cannot be used here: %s", name,
-                        strerror(failure));
+    return pc_error_set(error, pcclInvalidArgument, "%s: TCP congestion control '%s' cannot be used here: %s",
+                        text.name, name, strerror(failure));
 }
 
 static pc_status keep_key(const uint8_t *key, size_t len, struct pc_settings *settings, pc_error *error) {
@@ -160,13 +182,13 @@ static pc_status keep_key(const uint8_t *key, size_t len, struct pc_settings *se
 }
 
 static pc_status read_key_file(const char *path, struct pc_settings *settings, pc_error *error) {
-    uint8_t key[PC_RUN_KEY_MAX + 2];
+    uint8_t key[PC_RUN_KEY_MAX + 3]; /* one more than what may be, to see that there is more */
     FILE *file = fopen(path, "re");
-    if (file == NULL) {
-        return pc_error_set(error, pcclInvalidArgument, "PCCL_RUN_KEY_FILE='%.200s': %s", path, strerror(errno));
-    }
-    size_t len = fread(key, 1, sizeof key, file);
-    (void)fclose(file);
+    size_t len = file != NULL ? fread(key, 1, sizeof key, file) : 0;
+    const int failure = file == NULL || ferror(file) != 0 ? errno : 0;
+    if (file != NULL) (void)fclose(file);
+    if (failure != 0) return unusable_file(error, "PCCL_RUN_KEY_FILE", path, failure);
+    if (len == sizeof key) return bad(error, "PCCL_RUN_KEY_FILE", path, "a file of at most 4096 bytes");
     /* Editors end a file with a newline, which nobody means. */
     while (len > 0 && (key[len - 1] == '\n' || key[len - 1] == '\r')) len--;
     if (len == 0) return bad(error, "PCCL_RUN_KEY_FILE", path, "a file that is not empty");
@@ -181,33 +203,29 @@ static pc_status choose_key(const uint8_t *key, size_t len, struct pc_settings *
 
 /* Settings ------------------------------------------------------------------------------------------------------ */
 
-/* Where text has come from. Python passes on as options what it has read from the environment. */
-static const char *name_of(const char *option, const char *name, const char *text) {
-    const char *value = variable(name);
-    return value != NULL && strcmp(value, text) == 0 ? name : option;
-}
-
 static pc_status load_addresses(const pcclCommOptions_t *options, struct pc_settings *settings, pc_error *error) {
     if (options->master == NULL) return pc_error_set(error, pcclInvalidArgument, "no address of the master");
     PC_TRY(pc_endpoint_parse(options->master, CCOIP_PROTOCOL_PORT_MASTER, &settings->master, error));
     if (settings->master.host[0] == '\0' || settings->master.port == 0) {
         return pc_error_set(error, pcclInvalidArgument, "'%s' is no address of a master", options->master);
     }
-    const char *advertise = options->advertise != NULL ? options->advertise : variable("PCCL_ADVERTISE");
-    if (advertise != NULL) {
+    const struct text advertise = choose_text("advertise", options->advertise, "PCCL_ADVERTISE");
+    if (advertise.value != NULL) {
         pc_error ignored = {0};
-        const char *name = name_of("advertise", "PCCL_ADVERTISE", advertise), *host = settings->advertise.host;
-        const bool parsed = pc_endpoint_parse(advertise, 0, &settings->advertise, &ignored) == pcclSuccess;
+        const char *host = settings->advertise.host;
+        const bool parsed = pc_endpoint_parse(advertise.value, 0, &settings->advertise, &ignored) == pcclSuccess;
         const bool nowhere = parsed && (host[0] == '\0' || strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0);
         if (!parsed || nowhere || (settings->advertise.has_port && settings->advertise.port == 0)) {
-            return bad(error, name, advertise, "host or host:port at which other hosts reach this one");
+            return bad(error, advertise.name, advertise.value,
+                       "host or host:port at which other hosts reach this one");
         }
     }
     PC_TRY(choose_algorithm(&settings->algorithm, error));
-    PC_TRY(choose_text(options->ifname, "PCCL_SOCKET_IFNAME", settings->ifname, sizeof settings->ifname, error));
+    const struct text ifname = choose_text("ifname", options->ifname, "PCCL_SOCKET_IFNAME");
+    PC_TRY(copy_text(ifname, settings->ifname, sizeof settings->ifname, error));
     struct pc_address any;
     if (settings->ifname[0] != '\0' && pc_interface_addresses(settings->ifname, &any, 1) == 0) {
-        return bad(error, name_of("ifname", "PCCL_SOCKET_IFNAME", settings->ifname), settings->ifname,
+        return bad(error, ifname.name, ifname.value,
                    "the name of an interface that is up here and has an address");
     }
     PC_TRY(choose_ports(options, settings, error));
@@ -272,24 +290,58 @@ void pc_settings_fini(struct pc_settings *settings) {
 static atomic_bool log_chosen;
 static pthread_mutex_t process_lock = PTHREAD_MUTEX_INITIALIZER;
 
-static void write_to_stderr(void *user, pcclLogLevel_t level, const char *line) {
+/* user: the stream. */
+static void write_line(void *user, pcclLogLevel_t level, const char *line) {
     static const char *const names[] = {"off", "FATAL", "ERROR", "WARN", "INFO", "DEBUG", "TRACE"};
-    (void)user;
     struct timespec now;
     struct tm local;
     char stamp[32] = "";
     if (clock_gettime(CLOCK_REALTIME, &now) == 0 && localtime_r(&now.tv_sec, &local) != NULL) {
         (void)strftime(stamp, sizeof stamp, "%H:%M:%S", &local);
     }
-    (void)fprintf(stderr, "%s.%03ld pccl %s %s\n", stamp, now.tv_nsec / 1000000, names[level], line);
+    (void)fprintf(user, "%s.%03ld pccl %s %s\n", stamp, now.tv_nsec / 1000000, names[level], line);
 }
 
 void pc_config_set_log(pcclLogLevel_t level, pcclLogCallback_t callback, void *user) {
     atomic_store(&log_chosen, true);
-    pc_log_install(level, callback != NULL ? callback : write_to_stderr, user);
+    if (callback != NULL) pc_log_install(level, callback, user);
+    else pc_log_install(level, write_line, stderr);
 }
 
-static bool parse_level(const char *text, pcclLogLevel_t *level) {
+/* %h becomes the host's name and %p the process id. False: the path is too long. */
+static bool expand_path(const char *pattern, char *out, size_t out_bytes) {
+    char host[HOST_NAME_MAX + 1] = "", process[24];
+    size_t len = 0;
+    (void)gethostname(host, sizeof host - 1);
+    (void)snprintf(process, sizeof process, "%ld", (long)getpid());
+    for (const char *at = pattern; *at != '\0'; at++) {
+        const bool is_host = at[0] == '%' && at[1] == 'h', is_process = at[0] == '%' && at[1] == 'p';
+        const char *part = is_host ? host : is_process ? process : at;
+        const size_t part_len = is_host || is_process ? strlen(part) : 1;
+        if (len + part_len >= out_bytes) return false;
+        memcpy(out + len, part, part_len);
+        len += part_len;
+        if (is_host || is_process) at++;
+    }
+    out[len] = '\0';
+    return true;
+}
+
+/* Where lines go. Never closed: another thread may be writing a line at any time. */
+static pc_status open_log(FILE **stream, pc_error *error) {
+    const char *pattern = variable("PCCL_DEBUG_FILE");
+    char path[PATH_MAX];
+    *stream = stderr;
+    if (pattern == NULL) return pcclSuccess;
+    if (!expand_path(pattern, path, sizeof path)) return bad(error, "PCCL_DEBUG_FILE", pattern, "a shorter path");
+    *stream = fopen(path, "ae");
+    if (*stream == NULL) return unusable_file(error, "PCCL_DEBUG_FILE", path, errno);
+    /* A line is one write, so that those of several processes don't mix. */
+    (void)setvbuf(*stream, NULL, _IOLBF, 0);
+    return pcclSuccess;
+}
+
+static pc_status choose_level(pcclLogLevel_t *level, pc_error *error) {
     static const struct {
         const char *name;
         pcclLogLevel_t level;
@@ -298,12 +350,15 @@ static bool parse_level(const char *text, pcclLogLevel_t *level) {
         {"error", pcclLogError}, {"warn", pcclLogWarn},    {"warning", pcclLogWarn}, {"info", pcclLogInfo},
         {"debug", pcclLogDebug}, {"trace", pcclLogTrace},
     };
+    const char *text = variable("PCCL_LOG_LEVEL");
+    *level = pcclLogWarn;
+    if (text == NULL) return pcclSuccess;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (strcasecmp(text, names[i].name) != 0) continue;
         *level = names[i].level;
-        return true;
+        return pcclSuccess;
     }
-    return false;
+    return bad(error, "PCCL_LOG_LEVEL", text, "TRACE, DEBUG, INFO, WARN, ERR, FATAL or NONE");
 }
 
 /* Levenshtein's distance, for names of at most 63 characters. */
@@ -323,7 +378,7 @@ static size_t distance(const char *a, const char *b) {
     return row[len];
 }
 
-/* PCCL_CFLAGS and PCCL_DEBUG_FILE are read by the build and by the Python module. */
+/* PCCL_CFLAGS is read by the build. */
 static const char *const known[] = {
     "PCCL_ADVERTISE",    "PCCL_ALGO",         "PCCL_CFLAGS",       "PCCL_CONGESTION", "PCCL_CONNECT_TIMEOUT", "PCCL_DEAD_TIMEOUT",
     "PCCL_DEBUG_FILE",   "PCCL_JOIN_TIMEOUT", "PCCL_LOG_LEVEL",  "PCCL_NCONNS",          "PCCL_NTHREADS",        "PCCL_OP_TIMEOUT",
@@ -350,12 +405,13 @@ static void warn_unknown(const char *entry) {
 static pc_status process_once(pc_error *error) {
     static bool done;
     if (done) return pcclSuccess;
-    pcclLogLevel_t level = pcclLogWarn;
-    const char *text = variable("PCCL_LOG_LEVEL");
-    if (text != NULL && !parse_level(text, &level)) {
-        return bad(error, "PCCL_LOG_LEVEL", text, "TRACE, DEBUG, INFO, WARN, ERR, FATAL or NONE");
+    pcclLogLevel_t level;
+    PC_TRY(choose_level(&level, error));
+    if (!atomic_load(&log_chosen)) {
+        FILE *stream;
+        PC_TRY(open_log(&stream, error));
+        pc_log_install(level, write_line, stream);
     }
-    if (!atomic_load(&log_chosen)) pc_log_install(level, write_to_stderr, NULL);
     for (char **entry = environ; entry != NULL && *entry != NULL; entry++) {
         if (strncmp(*entry, "PCCL_", 5) == 0) warn_unknown(*entry);
     }
@@ -368,4 +424,17 @@ pc_status pc_config_process(pc_error *error) {
     const pc_status status = process_once(error);
     (void)pthread_mutex_unlock(&process_lock);
     return status;
+}
+
+pc_status pc_config_check(pc_error *error) {
+    const pcclCommOptions_t peer = {.master = "localhost"};
+    const pcclMasterOptions_t master = {0};
+    struct pc_settings settings;
+    pcclLogLevel_t level;
+    PC_TRY(choose_level(&level, error));
+    PC_TRY(pc_settings_of_peer(&peer, &settings, error));
+    pc_settings_fini(&settings);
+    PC_TRY(pc_settings_of_master(&master, &settings, error));
+    pc_settings_fini(&settings);
+    return pcclSuccess;
 }

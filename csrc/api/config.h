@@ -36,8 +36,10 @@ pc_status pc_settings_of_peer(const pcclCommOptions_t *options, struct pc_settin
 pc_status pc_settings_of_master(const pcclMasterOptions_t *options, struct pc_settings *settings, pc_error *error);
 void pc_settings_fini(struct pc_settings *settings);
 
-/* The process's part, once: log level, and a warning for each unknown PCCL_* variable. */
+/* The process's part, once: log level and file, and a warning for each unknown PCCL_* variable. */
 pc_status pc_config_process(pc_error *error);
+/* Every variable's value, as whoever uses it would read it; nothing is opened or set. */
+pc_status pc_config_check(pc_error *error);
 /* Wins over the environment; callback NULL: stderr. */
 void pc_config_set_log(pcclLogLevel_t level, pcclLogCallback_t callback, void *user);
 

@@ -58,6 +58,12 @@ pcclResult_t pcclInit(void) {
     return pcclSuccess;
 }
 
+pcclResult_t pcclCheckEnvironment(void) {
+    pc_error error = {0};
+    (void)pc_config_check(&error);
+    return pc_fail_with("environment", &error);
+}
+
 pcclResult_t pcclGetBuildInfo(pcclBuildInfo_t *info) {
     PC_REQUIRE("get_build_info", info);
     info->has_cuda_support = false;

@@ -89,8 +89,9 @@ pcclResult_t pcclAllReduceAsync(const void *sendbuf, void *recvbuf, const pcclRe
 static struct pcclRequest_t *claim(pcclComm_t *comm, uint64_t tag) {
     struct pcclRequest_t *found = NULL;
     (void)pthread_mutex_lock(&comm->lock);
-    for (struct pc_list *node = comm->active.next; node != &comm->active && found == NULL; node = node->next) {
-        struct pcclRequest_t *request = PC_LIST_ENTRY(node, struct pcclRequest_t, node);
+    struct pc_list *bucket = pc_request_tags(comm, tag);
+    for (struct pc_list *node = bucket->next; node != bucket && found == NULL; node = node->next) {
+        struct pcclRequest_t *request = PC_LIST_ENTRY(node, struct pcclRequest_t, tag_node);
         if (request->asynchronous && !request->claimed && request->call.tag == tag) found = request;
     }
     if (found != NULL) found->claimed = true;
@@ -130,13 +131,19 @@ pcclResult_t pcclAwaitAsyncReduce(const pcclAsyncReduceOp_t *handle, pcclReduceI
 struct batch {
     pcclComm_t *comm;
     const pcclReduceOpDescriptor_t *descriptors;
-    size_t count, finished, window;
+    size_t count, window;
+    size_t next; /* those from here on were never open */
+    size_t *again; /* those that are to be retried */
+    size_t again_count;
+    size_t open;
+    struct pc_list ended; /* of the open ones; under the communicator's lock */
     uint64_t deadline_ns; /* of retries; each success moves it */
-    struct pcclRequest_t **open; /* by descriptor; NULL: not open */
-    bool *committed;
     pc_error failure; /* code 0: go on */
     pcclReduceInfo_t info;
 };
+
+/* Beyond so many, more in flight bring nothing, and all of a communicator's are limited. */
+enum { WINDOW_MAX = PC_OPS_MAX / 4 };
 
 static bool worth_retrying(pcclResult_t code) {
     return code == pcclRankConnectionLost || code == pcclRankConnectionFailed;
@@ -146,27 +153,34 @@ static void keep_failure(struct batch *batch) {
     if (batch->failure.code == pcclSuccess) (void)pcclGetLastError(&batch->failure);
 }
 
+static void open_one(struct batch *batch, size_t place) {
+    const pcclReduceOpDescriptor_t *descriptor = &batch->descriptors[place];
+    const uint64_t now_ns = pc_loop_now(), left_ns = batch->deadline_ns > now_ns ? batch->deadline_ns - now_ns : 0;
+    const struct reduce_args args = {
+        .phase = "all_reduce_multiple_with_retry",
+        .sendbuf = descriptor->sendbuf,
+        .recvbuf = descriptor->recvbuf,
+        .descriptor = &descriptor->descriptor,
+        .timeout_ms = (uint32_t)pc_min_u64(1 + left_ns / PC_NS_PER_MS, UINT32_MAX),
+    };
+    struct pcclRequest_t *request = NULL;
+    if (start_reduce(batch->comm, &args, &request) != pcclSuccess) {
+        keep_failure(batch);
+        return;
+    }
+    request->place = place;
+    request->ended = &batch->ended;
+    request->call.blocking = true;
+    batch->open++;
+    pc_request_post(request, false);
+}
+
 static void open_window(struct batch *batch) {
-    size_t open = 0;
-    for (size_t i = 0; i < batch->count && open < batch->window && batch->failure.code == pcclSuccess; i++) {
-        if (batch->committed[i]) continue;
-        open++;
-        if (batch->open[i] != NULL) continue;
-        const pcclReduceOpDescriptor_t *descriptor = &batch->descriptors[i];
-        const uint64_t now_ns = pc_loop_now(), left_ns = batch->deadline_ns > now_ns ? batch->deadline_ns - now_ns : 0;
-        const struct reduce_args args = {
-            .phase = "all_reduce_multiple_with_retry",
-            .sendbuf = descriptor->sendbuf,
-            .recvbuf = descriptor->recvbuf,
-            .descriptor = &descriptor->descriptor,
-            .timeout_ms = (uint32_t)pc_min_u64(1 + left_ns / PC_NS_PER_MS, UINT32_MAX),
-        };
-        if (start_reduce(batch->comm, &args, &batch->open[i]) != pcclSuccess) {
-            keep_failure(batch);
-            return;
-        }
-        batch->open[i]->call.blocking = true;
-        pc_request_post(batch->open[i], false);
+    while (batch->failure.code == pcclSuccess && batch->again_count > 0) {
+        open_one(batch, batch->again[--batch->again_count]);
+    }
+    while (batch->failure.code == pcclSuccess && batch->open < batch->window && batch->next < batch->count) {
+        open_one(batch, batch->next++);
     }
 }
 
@@ -174,99 +188,98 @@ static uint64_t next_deadline(const struct batch *batch) {
     return pc_wait_deadline(batch->comm->settings.op_timeout_ms * PC_NS_PER_MS);
 }
 
-static void take_result(struct batch *batch, size_t i) {
-    struct pcclRequest_t *request = batch->open[i];
+static void take_result(struct batch *batch, struct pcclRequest_t *request) {
     const pcclOutcome_t *outcome = &request->call.outcome;
     if (outcome->error.code == pcclSuccess) {
-        batch->committed[i] = true;
-        batch->finished++;
         batch->info.local_world_size = outcome->reduce.local_world_size;
         batch->info.tx_bytes += outcome->reduce.tx_bytes;
         batch->info.rx_bytes += outcome->reduce.rx_bytes;
         batch->deadline_ns = next_deadline(batch);
+    } else if (worth_retrying(outcome->error.code) && pc_loop_now() < batch->deadline_ns) {
+        batch->again[batch->again_count++] = request->place;
     } else if (batch->failure.code == pcclSuccess) {
-        const bool retry = worth_retrying(outcome->error.code) && pc_loop_now() < batch->deadline_ns;
-        if (!retry) batch->failure = outcome->error;
+        batch->failure = outcome->error;
     }
-    batch->open[i] = NULL;
+    batch->open--;
     pc_request_release(request);
 }
 
-/* Waits until an open one has ended, and takes all that have. False when none is open. */
-static bool take_results(struct batch *batch) {
-    bool any = false, taken = false;
+static struct pcclRequest_t *next_ended(struct batch *batch) {
+    (void)pthread_mutex_lock(&batch->comm->lock);
+    struct pc_list *node = pc_list_pop(&batch->ended);
+    (void)pthread_mutex_unlock(&batch->comm->lock);
+    return node != NULL ? PC_LIST_ENTRY(node, struct pcclRequest_t, ended_node) : NULL;
+}
+
+/* Waits until an open one has ended, and takes all that have. */
+static void take_results(struct batch *batch) {
     (void)pthread_mutex_lock(&batch->comm->lock);
     batch->comm->any_waiters++;
     pc_callers_enter(&batch->comm->callers);
-    for (;;) {
-        bool ended = false;
-        any = false;
-        for (size_t i = 0; i < batch->count; i++) {
-            if (batch->open[i] == NULL) continue;
-            any = true;
-            ended = ended || batch->open[i]->done;
-            batch->open[i]->waited_ns = pc_loop_now();
-        }
-        if (ended || !any) break;
-        (void)pc_wait_until(&batch->comm->any_done, &batch->comm->lock, pc_wait_deadline(250 * PC_NS_PER_MS));
-    }
+    while (pc_list_empty(&batch->ended)) (void)pc_wait_until(&batch->comm->any_done, &batch->comm->lock, UINT64_MAX);
     batch->comm->any_waiters--;
     pc_callers_leave(&batch->comm->callers, pc_loop_now());
     (void)pthread_mutex_unlock(&batch->comm->lock);
-    for (size_t i = 0; i < batch->count; i++) {
-        if (batch->open[i] == NULL || !pc_request_wait(batch->open[i], 0)) continue;
-        take_result(batch, i);
-        taken = true;
-    }
-    return any && taken;
+    struct pcclRequest_t *request;
+    while ((request = next_ended(batch)) != NULL) take_result(batch, request);
 }
 
 static pcclResult_t run_batch(struct batch *batch) {
-    while (batch->finished < batch->count) {
-        open_window(batch);
-        if (!take_results(batch)) break;
-    }
-    while (take_results(batch)) continue;
+    for (open_window(batch); batch->open > 0; open_window(batch)) take_results(batch);
     return pc_fail_with("all_reduce_multiple_with_retry", &batch->failure);
 }
 
-static pcclResult_t check_batch(const struct batch *batch, const char *phase) {
-    for (size_t i = 0; i < batch->count; i++) {
-        const pcclReduceOpDescriptor_t *at = &batch->descriptors[i];
-        PC_TRY(check_hint(phase, &at->descriptor));
-        for (size_t k = 0; k < i; k++) {
-            if (batch->descriptors[k].descriptor.tag != at->descriptor.tag) continue;
-            return pc_fail(phase, pcclInvalidArgument, "descriptors %zu and %zu have the same tag", k, i);
-        }
+struct tag_place {
+    uint64_t tag;
+    size_t place;
+};
+
+static int compare_tags(const void *a, const void *b) {
+    const struct tag_place *x = a, *y = b;
+    if (x->tag != y->tag) return x->tag < y->tag ? -1 : 1;
+    return (x->place > y->place) - (x->place < y->place);
+}
+
+static pcclResult_t check_tags(const struct batch *batch, const char *phase) {
+    struct tag_place *by_tag = pc_calloc(batch->count, sizeof *by_tag);
+    if (by_tag == NULL) return pc_fail(phase, pcclNoMemory, "no memory for %zu operations", batch->count);
+    for (size_t i = 0; i < batch->count; i++) by_tag[i] = (struct tag_place){batch->descriptors[i].descriptor.tag, i};
+    qsort(by_tag, batch->count, sizeof *by_tag, compare_tags);
+    pcclResult_t code = pcclSuccess;
+    for (size_t i = 1; i < batch->count && code == pcclSuccess; i++) {
+        if (by_tag[i - 1].tag != by_tag[i].tag) continue;
+        code = pc_fail(phase, pcclInvalidArgument, "descriptors %zu and %zu have the same tag", by_tag[i - 1].place,
+                       by_tag[i].place);
     }
-    return pcclSuccess;
+    free(by_tag);
+    return code;
+}
+
+static pcclResult_t check_batch(const struct batch *batch, const char *phase) {
+    for (size_t i = 0; i < batch->count; i++) PC_TRY(check_hint(phase, &batch->descriptors[i].descriptor));
+    return batch->count > 1 ? check_tags(batch, phase) : pcclSuccess;
 }
 
 pcclResult_t pcclAllReduceMultipleWithRetry(const pcclReduceOpDescriptor_t *descriptors, size_t count,
                                             const pcclComm_t *comm, pcclReduceInfo_t *info_out, int max_in_flight) {
     static const char phase[] = "all_reduce_multiple_with_retry";
-    struct batch batch = {.descriptors = descriptors, .count = count, .window = (size_t)max_in_flight};
+    struct batch batch = {.comm = pc_comm_of(comm), .descriptors = descriptors, .count = count};
     PC_TRY(pc_comm_check(comm, phase));
     if (count > 0) PC_REQUIRE(phase, descriptors);
     if (max_in_flight < 1) return pc_fail(phase, pcclInvalidArgument, "max_in_flight is %d", max_in_flight);
     PC_TRY(check_batch(&batch, phase));
     PC_TRY(pc_comm_check_in_run(comm, phase));
-    batch.comm = pc_comm_of(comm);
     (void)pthread_mutex_lock(&batch.comm->lock);
     const bool in_step = pc_step_is_open(batch.comm, 0);
     (void)pthread_mutex_unlock(&batch.comm->lock);
     if (in_step) return pc_fail(phase, pcclInvalidUsage, "a step is open: nothing of it can be done again but all of it");
     batch.deadline_ns = next_deadline(&batch);
-    batch.open = count > 0 ? pc_calloc(count, sizeof *batch.open) : NULL;
-    batch.committed = count > 0 ? pc_calloc(count, sizeof *batch.committed) : NULL;
-    pcclResult_t code = pcclSuccess;
-    if (count > 0 && (batch.open == NULL || batch.committed == NULL)) {
-        code = pc_fail(phase, pcclNoMemory, "no memory for %zu operations", count);
-    } else {
-        code = run_batch(&batch);
-        if (info_out != NULL) *info_out = batch.info;
-    }
-    free(batch.open);
-    free(batch.committed);
+    pc_list_init(&batch.ended);
+    batch.window = pc_min_size(pc_min_size((size_t)max_in_flight, WINDOW_MAX), count);
+    batch.again = pc_calloc(batch.window + 1, sizeof *batch.again);
+    if (batch.again == NULL) return pc_fail(phase, pcclNoMemory, "no memory for %zu operations", count);
+    const pcclResult_t code = run_batch(&batch);
+    if (info_out != NULL) *info_out = batch.info;
+    free(batch.again);
     return code;
 }

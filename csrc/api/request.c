@@ -61,6 +61,7 @@ struct pcclRequest_t *pc_request_create(pcclComm_t *comm, enum pc_call_kind kind
         request->waited_ns = 0;
         request->posted = request->done = request->cancel_queued = false;
         request->open_reduce = request->asynchronous = request->claimed = false;
+        request->ended = NULL;
         /* The outcome, most of the memory, is cleared by the machine at posting. */
         memset(&request->call, 0, offsetof(struct pc_call, outcome));
         request->call.outcome.error.code = pcclSuccess;
@@ -82,6 +83,10 @@ static void drop_lists(struct pc_call *call) {
     free(call->tensors);
     call->tensors = NULL;
     call->tensor_count = 0;
+}
+
+struct pc_list *pc_request_tags(pcclComm_t *comm, uint64_t tag) {
+    return &comm->tags[(tag * 0x9e3779b97f4a7c15ull >> 32) % PC_OPEN_TAG_BUCKETS];
 }
 
 uint32_t pc_request_open_in(const pcclComm_t *comm, uint32_t group) {
@@ -109,6 +114,7 @@ static void close_reduce(struct pcclRequest_t *request) {
     if (request->open_reduce && !request->asynchronous) {
         request->open_reduce = false;
         request->comm->reduces_open--;
+        pc_list_remove(&request->tag_node);
     }
 }
 
@@ -144,6 +150,7 @@ static void complete(struct pcclRequest_t *request, bool on_loop) {
     request->done = true;
     comm->open--;
     close_reduce(request);
+    if (request->ended != NULL) pc_list_append(request->ended, &request->ended_node);
     if (comm->any_waiters > 0) (void)pthread_cond_broadcast(&comm->any_done);
     const bool wake = request->waiters > 0, rest = wake && comm->open == 0;
     request->refs--; /* the machine's; the starter's is there still */
@@ -177,8 +184,9 @@ void pc_request_mark_waiting(pcclComm_t *comm, uint64_t now_ns) {
     (void)pthread_mutex_lock(&comm->lock);
     for (struct pc_list *node = comm->active.next; node != &comm->active; node = node->next) {
         struct pcclRequest_t *request = PC_LIST_ENTRY(node, struct pcclRequest_t, node);
+        if (!request->posted) continue;
         const bool between_slices = request->waited_ns != 0 && now_ns < request->waited_ns + SLICE_GAP_NS;
-        if (request->posted) request->call.blocking = request->waiters > 0 || between_slices;
+        request->call.blocking = request->waiters > 0 || request->ended != NULL || between_slices;
     }
     const bool threads_free = pc_callers_any_free(&comm->callers, now_ns, SLICE_GAP_NS);
     (void)pthread_mutex_unlock(&comm->lock);

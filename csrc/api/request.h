@@ -12,6 +12,9 @@
 
 struct pcclRequest_t {
     struct pc_list node; /* active or idle */
+    struct pc_list tag_node; /* of an open_reduce: in its bucket of tags */
+    struct pc_list *ended; /* where it goes when it is done, of one who waits for several; NULL: nobody does */
+    struct pc_list ended_node;
     pcclComm_t *comm;
     pthread_cond_t finished;
     struct pc_command post, cancel;
@@ -21,6 +24,7 @@ struct pcclRequest_t {
     uint64_t waited_ns; /* when the last wait ended */
     bool posted, done, cancel_queued;
     bool open_reduce; /* counted in reduces_open, and its tag is taken */
+    size_t place; /* of a batch: index of the descriptor */
     bool asynchronous, claimed; /* started by pcclAllReduceAsync; somebody awaits it */
 };
 
@@ -46,7 +50,9 @@ void pc_request_mark_waiting(pcclComm_t *comm, uint64_t now_ns);
 /* On the loop's thread, at its end: whatever the machine still held. */
 void pc_request_complete_all(pcclComm_t *comm, const pc_error *error);
 
-/* With the communicator's lock held. Collectives of a group that are unfinished, or asynchronous and not awaited. */
+/* With the communicator's lock held. The open_reduces with this tag, of any group, are all in it. */
+struct pc_list *pc_request_tags(pcclComm_t *comm, uint64_t tag);
+/* Likewise. Collectives of a group that are unfinished, or asynchronous and not awaited. */
 uint32_t pc_request_open_in(const pcclComm_t *comm, uint32_t group);
 /* Likewise. Whether collectives of a group that start now belong to a step. */
 bool pc_step_is_open(const pcclComm_t *comm, uint32_t group);

@@ -161,6 +161,14 @@ pcclResult_t pcclGetStats(const pcclComm_t *comm, pcclStats_t *stats_out) {
     return pcclSuccess;
 }
 
+pcclResult_t pcclGetOpTimeout(const pcclComm_t *comm, uint32_t *timeout_ms_out) {
+    static const char phase[] = "get_op_timeout";
+    PC_TRY(pc_comm_check(comm, phase));
+    PC_REQUIRE(phase, timeout_ms_out);
+    *timeout_ms_out = comm->settings.op_timeout_ms;
+    return pcclSuccess;
+}
+
 /* It may have been lost since the last call ended. */
 static void look(pcclComm_t *comm, void *argument, uint64_t now_ns) {
     (void)argument;

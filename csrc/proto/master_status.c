@@ -4,6 +4,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static void put(struct pc_writer *out, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -60,21 +61,107 @@ static void put_peers(struct pc_writer *out, struct pc_master *master, bool memb
     }
 }
 
-static void put_op(struct pc_writer *out, struct pc_master *master, const struct pc_pending_op *op, bool first) {
-    put(out, "%s{\"group\":%u,\"subset\":%u,\"tag\":%llu,\"seq\":%llu,\"done\":[", first ? "" : ",", op->key.group, op->key.subset,
+/* What is known of one operation at one peer. */
+struct sighting {
+    struct pc_op_key key;
+    uint64_t id;
+    bool done; /* it has said so; else it has said that it is in it, when something was stuck last */
+};
+
+struct sightings {
+    struct sighting *items;
+    size_t count;
+};
+
+static int compare_u64(uint64_t a, uint64_t b) {
+    return (a > b) - (a < b);
+}
+
+/* By operation, then by peer, with the better news first. */
+static int compare_sightings(const void *left, const void *right) {
+    const struct sighting *a = left, *b = right;
+    int order = compare_u64(a->key.group, b->key.group);
+    if (order == 0) order = compare_u64(a->key.subset, b->key.subset);
+    if (order == 0) order = compare_u64(a->key.epoch, b->key.epoch);
+    if (order == 0) order = compare_u64(a->key.channel, b->key.channel);
+    if (order == 0) order = compare_u64(a->key.tag, b->key.tag);
+    if (order == 0) order = compare_u64(a->key.seq, b->key.seq);
+    if (order == 0) order = compare_u64(a->id, b->id);
+    return order != 0 ? order : (int)b->done - (int)a->done;
+}
+
+static void add_done(struct sightings *list, const struct pc_pending_op *op) {
+    for (size_t i = 0; i < op->done_count; i++) list->items[list->count++] = (struct sighting){op->key, op->done[i], true};
+}
+
+static void add_started(struct sightings *list, const struct pc_master *master, const struct pc_peer *peer) {
+    for (size_t i = 0; i < peer->started_count; i++) {
+        const struct pc_op_key *key = &peer->started[i];
+        const struct pc_group *group = pc_master_group_of(master, key);
+        if (group == NULL || group->epoch != key->epoch || !pc_master_takes_part(peer, group, key)) continue;
+        list->items[list->count++] = (struct sighting){*key, peer->id, false};
+    }
+}
+
+/* Operations in flight: some peer is done with it, or was in it when it told last what it waits for. */
+static struct sightings sightings_of(struct pc_master *master) {
+    size_t most = 0;
+    for (int i = 0; i < PC_OP_BUCKETS; i++) {
+        for (struct pc_list *node = master->ops[i].next; node != &master->ops[i]; node = node->next) {
+            most += PC_LIST_ENTRY(node, const struct pc_pending_op, node)->done_count;
+        }
+    }
+    PC_EACH_PEER(master, peer) most += peer->started_count;
+    struct sightings list = {pc_arena_alloc(&master->arena, most, sizeof(struct sighting)), 0};
+    if (list.items == NULL) return list;
+    for (int i = 0; i < PC_OP_BUCKETS; i++) {
+        for (struct pc_list *node = master->ops[i].next; node != &master->ops[i]; node = node->next) {
+            add_done(&list, PC_LIST_ENTRY(node, const struct pc_pending_op, node));
+        }
+    }
+    PC_EACH_PEER(master, peer) add_started(&list, master, peer);
+    qsort(list.items, list.count, sizeof *list.items, compare_sightings);
+    return list;
+}
+
+/* Ids of those that are done, or of those that have just begun, of the sightings of one operation. */
+static void put_sighted(struct pc_writer *out, const struct sighting *op, size_t count, bool done) {
+    bool first = true;
+    for (size_t i = 0; i < count; i++) {
+        const bool better_known = i > 0 && op[i - 1].id == op[i].id;
+        if (op[i].done != done || better_known) continue;
+        put(out, "%s%llu", first ? "" : ",", (unsigned long long)op[i].id);
+        first = false;
+    }
+}
+
+static void put_op(struct pc_writer *out, struct pc_master *master, const struct sighting *op, size_t count) {
+    put(out, "{\"group\":%u,\"subset\":%u,\"tag\":%llu,\"seq\":%llu,\"done\":[", op->key.group, op->key.subset,
         (unsigned long long)op->key.tag, (unsigned long long)op->key.seq);
-    for (size_t i = 0; i < op->done_count; i++) put(out, "%s%llu", i > 0 ? "," : "", (unsigned long long)op->done[i]);
+    put_sighted(out, op, count, true);
+    put(out, "],\"started\":[");
+    put_sighted(out, op, count, false);
     put(out, "],\"waiting\":[");
     bool first_id = true;
     const struct pc_group *group = pc_master_group_of(master, &op->key);
     PC_EACH_PEER(master, peer) {
         bool done = group == NULL || !pc_master_takes_part(peer, group, &op->key);
-        for (size_t i = 0; i < op->done_count && !done; i++) done = op->done[i] == peer->id;
+        for (size_t i = 0; i < count && !done; i++) done = op[i].done && op[i].id == peer->id;
         if (done) continue;
         put(out, "%s%llu", first_id ? "" : ",", (unsigned long long)peer->id);
         first_id = false;
     }
     put(out, "]}");
+}
+
+static void put_ops(struct pc_writer *out, struct pc_master *master) {
+    const struct sightings list = sightings_of(master);
+    for (size_t first = 0, end; first < list.count; first = end) {
+        end = first + 1;
+        while (end < list.count && pc_op_key_equal(&list.items[first].key, &list.items[end].key)) end++;
+        if (first > 0) put(out, ",");
+        put_op(out, master, &list.items[first], end - first);
+    }
 }
 
 static void put_subsets(struct pc_writer *out, const struct pc_master *master) {
@@ -145,13 +232,7 @@ void pc_master_status(struct pc_master *master, struct pc_peer *peer, uint64_t n
     put(&out, "],\"subsets\":[");
     put_subsets(&out, master);
     put(&out, "],\"ops\":[");
-    bool first = true;
-    for (int i = 0; i < PC_OP_BUCKETS; i++) {
-        for (struct pc_list *node = master->ops[i].next; node != &master->ops[i]; node = node->next) {
-            put_op(&out, master, PC_LIST_ENTRY(node, struct pc_pending_op, node), first);
-            first = false;
-        }
-    }
+    put_ops(&out, master);
     put(&out, "],\"waits\":[");
     put_waits(&out, master);
     put(&out, "]}");

@@ -12,7 +12,9 @@
 
 void pc_member_group_init(struct pc_member_group *group, uint32_t number, uint32_t subset) {
     *group = (struct pc_member_group){.number = number, .subset = subset, .rank = PC_RANK_NONE};
-    for (int i = 0; i < PC_TAG_BUCKETS; i++) pc_list_init(&group->tags[i]);
+    for (int i = 0; i < PC_TAG_BUCKETS; i++) pc_list_init(&group->few_tags[i]);
+    group->tags = group->few_tags;
+    group->tag_buckets = PC_TAG_BUCKETS;
 }
 
 struct pc_member_group *pc_member_group(struct pc_member *member, uint32_t subset) {

@@ -14,7 +14,32 @@
 
 /* By number alone: a receive from anybody finds all the channels of its tag in one of them. */
 struct pc_list *pc_op_tags(struct pc_member_group *group, uint64_t number) {
-    return &group->tags[number * 0x9e3779b97f4a7c15ull >> 32 & (PC_TAG_BUCKETS - 1)];
+    return &group->tags[number * 0x9e3779b97f4a7c15ull >> 32 & (group->tag_buckets - 1)];
+}
+
+/* Four times the buckets. Without memory for them chains just get longer. */
+static void spread_tags(struct pc_member_group *group) {
+    struct pc_list *few = group->tags;
+    const uint32_t few_count = group->tag_buckets;
+    struct pc_list *many = pc_calloc(4 * (size_t)few_count, sizeof *many);
+    if (many == NULL) return;
+    for (uint32_t i = 0; i < 4 * few_count; i++) pc_list_init(&many[i]);
+    group->tags = many;
+    group->tag_buckets = 4 * few_count;
+    for (uint32_t i = 0; i < few_count; i++) {
+        struct pc_list *node;
+        while ((node = pc_list_pop(&few[i])) != NULL) {
+            pc_list_append(pc_op_tags(group, PC_LIST_ENTRY(node, struct pc_tag, node)->number), node);
+        }
+    }
+    if (few != group->few_tags) free(few);
+}
+
+/* When there are no tags any more. */
+static void forget_buckets(struct pc_member_group *group) {
+    if (group->tags != group->few_tags) free(group->tags);
+    group->tags = group->few_tags;
+    group->tag_buckets = PC_TAG_BUCKETS;
 }
 
 struct pc_tag *pc_op_tag(struct pc_member_group *group, uint64_t number, uint64_t channel, bool create) {
@@ -33,7 +58,7 @@ struct pc_tag *pc_op_tag(struct pc_member_group *group, uint64_t number, uint64_
     pc_list_init(&tag->tombstones);
     pc_list_init(&tag->offer);
     pc_list_append(bucket, &tag->node);
-    group->tag_count++;
+    if (++group->tag_count > 4 * group->tag_buckets) spread_tags(group);
     return tag;
 }
 
@@ -74,7 +99,7 @@ struct pc_op *pc_op_create(struct pc_member *member, struct pc_tag *tag, const s
 }
 
 void pc_op_each_in(struct pc_member_group *group, void (*fn)(struct pc_op *op, void *context), void *context) {
-    for (int i = 0; i < PC_TAG_BUCKETS; i++) {
+    for (uint32_t i = 0; i < group->tag_buckets; i++) {
         struct pc_list *bucket = &group->tags[i];
         for (struct pc_list *t = bucket->next; t != bucket; t = t->next) {
             struct pc_tag *tag = PC_LIST_ENTRY(t, struct pc_tag, node);
@@ -550,7 +575,7 @@ static void lose_op(struct pc_op *op, void *context) {
 }
 
 static void free_idle_tags(struct pc_member_group *group, bool all) {
-    for (int i = 0; i < PC_TAG_BUCKETS && group->tag_count > 0; i++) {
+    for (uint32_t i = 0; i < group->tag_buckets && group->tag_count > 0; i++) {
         struct pc_list *bucket = &group->tags[i];
         for (struct pc_list *node = bucket->next, *next; node != bucket; node = next) {
             next = node->next;
@@ -567,6 +592,7 @@ static void free_idle_tags(struct pc_member_group *group, bool all) {
             group->tag_count--;
         }
     }
+    if (group->tag_count == 0) forget_buckets(group);
 }
 
 void pc_member_ops_lose(struct pc_member *member, const pc_error *error) {

@@ -58,8 +58,9 @@ struct pc_member_group {
     uint32_t *ring; /* ranks in ring order */
     size_t n, ids_capacity, ring_capacity;
     uint32_t rank; /* PC_RANK_NONE: this peer is not in it */
-    struct pc_list tags[PC_TAG_BUCKETS];
-    uint32_t tag_count;
+    struct pc_list *tags; /* buckets, of which there are the more the more tags there are */
+    uint32_t tag_buckets, tag_count;
+    struct pc_list few_tags[PC_TAG_BUCKETS];
     uint32_t rtt_us; /* longest of its links; 0: unknown */
     const struct pc_cost *cost; /* what algorithms are chosen by; NULL: the round trip alone */
     void *cost_memory;

@@ -6,7 +6,8 @@ import os
 
 import click
 
-from pccl.config import VARIABLES, from_environment, unknown_variables
+from pccl import _core
+from pccl.config import VARIABLES, unknown_variables
 
 
 @click.command()
@@ -32,4 +33,4 @@ def command(markdown: bool) -> None:
     for name, nearest in unknown_variables(os.environ):
         advice = f" (did you mean {nearest}?)" if nearest else ""
         click.echo(f"warning: {name} is set, and pccl doesn't know it{advice}", err=True)
-    from_environment()
+    _core.check_environment()

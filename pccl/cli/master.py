@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
-from pccl.config import read_run_key
 from pccl.master import announcement, serve
 from pccl.master_node import MasterNode
 
@@ -16,11 +17,8 @@ from pccl.master_node import MasterNode
 @click.option("--join-timeout", type=float, metavar="SECONDS", help="How long a newcomer may wait for admission.")
 def command(listen: str, run_key_file: str | None, dead_timeout: float | None, join_timeout: float | None) -> None:
     """Run a master, which decides who is a member of the run."""
-    node = MasterNode(
-        listen,
-        run_key=read_run_key(run_key_file) if run_key_file else None,
-        dead_timeout=dead_timeout,
-        join_timeout=join_timeout,
-    )
+    if run_key_file:
+        os.environ["PCCL_RUN_KEY_FILE"] = run_key_file
+    node = MasterNode(listen, dead_timeout=dead_timeout, join_timeout=join_timeout)
     click.echo(announcement(listen, node.port))
     serve(node)

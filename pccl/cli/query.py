@@ -7,7 +7,8 @@ import threading
 from typing import Any
 
 from pccl import _core
-from pccl.config import from_environment, milliseconds, parse_address
+from pccl.arguments import milliseconds
+from pccl.config import parse_address
 from pccl.errors import ErrorRecord, ProtocolError
 from pccl.types import Result
 
@@ -15,7 +16,7 @@ Status = dict[str, Any]
 
 
 def query(master: str, timeout: float) -> Status:
-    text = _ask(parse_address(master, "status"), from_environment().run_key, milliseconds(timeout, "timeout"))
+    text = _ask(parse_address(master, "status"), milliseconds(timeout, "timeout", "status"))
     try:
         status = json.loads(text)
     except ValueError:
@@ -26,7 +27,7 @@ def query(master: str, timeout: float) -> Status:
     return status
 
 
-def _ask(address: str, run_key: bytes | None, timeout_ms: int) -> str:
+def _ask(address: str, timeout_ms: int) -> str:
     """The question runs on a thread of its own, so that Ctrl-C is heard while a name is resolved or nobody answers. It
     is left behind then, and ends with its time limit or with the process."""
     answers: list[str] = []
@@ -34,7 +35,7 @@ def _ask(address: str, run_key: bytes | None, timeout_ms: int) -> str:
 
     def ask() -> None:
         try:
-            answers.append(_core.query_status(address, run_key, timeout_ms))
+            answers.append(_core.query_status(address, timeout_ms))
         except BaseException as failure:
             failures.append(failure)
 

@@ -64,7 +64,9 @@ def render(status: Status) -> RenderableType:
         table.add_row(field(row, "id"), field(row, "group"), "-", field(row, "address"), "-", "waits for admission")
     parts.append(table)
     parts += listed(rows(status, "subsets"), {"made of group": "group", "subset": "subset", "peers by rank": "members"})
-    parts += listed(ops, {"op group": "group", **{key: key for key in ("subset", "tag", "seq", "done", "waiting")}})
+    parts += listed(
+        ops, {"op group": "group", **{key: key for key in ("subset", "tag", "seq", "done", "started", "waiting")}}
+    )
     parts += [Text(line) for line in wait_lines(status)]
     return Group(*parts)
 
