@@ -36,7 +36,10 @@ def compile_to(name: str, flags: list[str], *drivers: Path, layers: Sequence[str
     """Compiles the machines and the simulator with drivers and flags to build/simulator/name."""
     sources = [path for layer in layers for path in sorted((ROOT / "csrc" / layer).glob("*.c"))] + list(drivers)
     library = ROOT / "build" / "simulator" / name
-    newest = max(path.stat().st_mtime for path in [*(ROOT / "csrc").rglob("*.[ch]"), *drivers])
+    newest = max(
+        path.stat().st_mtime
+        for path in [*(ROOT / "csrc").rglob("*.[ch]"), *(ROOT / "tests" / "c").glob("*.h"), *drivers]
+    )
     if library.exists() and library.stat().st_mtime > newest:
         return library
     library.parent.mkdir(parents=True, exist_ok=True)

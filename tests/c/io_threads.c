@@ -4,8 +4,6 @@
  * goes in the middle of one. Every result is checked, and so is every buffer after a failure.
  */
 #define _DEFAULT_SOURCE 1
-#include "pccl.h"
-
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -15,16 +13,9 @@
 
 enum { PEERS = 3, COUNT = 400000, SMALL = 64, CALLS = 12, CANCELS = 10 };
 
-static pcclComm_t *comms[PEERS];
-static atomic_uint wrong, cancelled, lost;
+#include "in_process.h"
 
-static void require(bool condition, const char *what) {
-    if (condition) return;
-    pcclErrorRecord_t record = {0};
-    (void)pcclGetLastError(&record);
-    (void)fprintf(stderr, "%s: %s\n", what, record.message);
-    _Exit(1);
-}
+static atomic_uint wrong, cancelled, lost;
 
 static pcclCollectiveArgs_t args_of(float *data, size_t count, uint64_t tag) {
     return (pcclCollectiveArgs_t){.collective = PCCL_COLLECTIVE_ALL_REDUCE, .sendbuf = data, .recvbuf = data,
@@ -130,51 +121,16 @@ static void *lose_one(void *argument) {
     return NULL;
 }
 
-static void *join(void *argument) {
-    const int peer = *(const int *)argument;
-    int size = 0;
-    require(pcclConnect(comms[peer]) == pcclSuccess, "connect");
-    while (pcclGetAttribute(comms[peer], PCCL_ATTRIBUTE_GLOBAL_WORLD_SIZE, &size) == pcclSuccess && size < PEERS) {
-        bool pending = false;
-        require(pcclArePeersPending(comms[peer], &pending) == pcclSuccess, "are peers pending");
-        if (pending) require(pcclUpdateTopology(comms[peer]) == pcclSuccess, "update topology");
-    }
-    return NULL;
-}
-
-/* Each of the functions at each of the peers at once. */
-static void run_all(void *(*const *functions)(void *), int count) {
-    static int peers[PEERS] = {0, 1, 2};
-    pthread_t threads[PEERS * 4];
-    for (int i = 0; i < PEERS * count; i++) {
-        if (pthread_create(&threads[i], NULL, functions[i / PEERS], &peers[i % PEERS]) != 0) _Exit(2);
-    }
-    for (int i = 0; i < PEERS * count; i++) (void)pthread_join(threads[i], NULL);
-}
-
 int main(void) {
-    pcclMasterInstance_t *master = NULL;
-    uint16_t port = 0;
     (void)setenv("PCCL_NTHREADS", "3", 1);
     (void)setenv("PCCL_SHM", "0", 1);
-    require(pcclInit() == pcclSuccess, "init");
-    const pcclMasterOptions_t master_options = {.listen = "127.0.0.1:0"};
-    require(pcclCreateMasterWithOptions(&master_options, &master) == pcclSuccess, "master");
-    require(pcclRunMaster(master) == pcclSuccess && pcclGetMasterPort(master, &port) == pcclSuccess, "master");
-    char address[32];
-    (void)snprintf(address, sizeof address, "127.0.0.1:%u", (unsigned)port);
-    const pcclCommOptions_t options = {.master = address};
-    for (int i = 0; i < PEERS; i++) {
-        require(pcclCreateCommunicatorWithOptions(&options, &comms[i]) == pcclSuccess, "communicator");
-    }
-    run_all((void *(*const[])(void *)){join}, 1);
+    start_all(0);
     run_all((void *(*const[])(void *)){large, small}, 2);
     run_all((void *(*const[])(void *)){step}, 1);
     run_all((void *(*const[])(void *)){cancel}, 1);
     run_all((void *(*const[])(void *)){lose_one}, 1);
     for (int i = 0; i < PEERS - 1; i++) require(pcclDestroyCommunicator(comms[i]) == pcclSuccess, "destroy");
-    require(pcclInterruptMaster(master) == pcclSuccess && pcclMasterAwaitTermination(master) == pcclSuccess, "interrupt");
-    require(pcclDestroyMaster(master) == pcclSuccess, "destroy the master");
+    end_master();
     (void)printf("%u wrong, %s cancelled, %u cut off\n", atomic_load(&wrong), atomic_load(&cancelled) > 0 ? "some" : "none",
                  atomic_load(&lost));
     return 0;

@@ -4,8 +4,6 @@
  * alive, and what is computed depends on no caller's rounding. A master and two peers in one process.
  */
 #define _DEFAULT_SOURCE 1
-#include "pccl.h"
-
 #include <fenv.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -16,16 +14,9 @@
 
 enum { PEERS = 2, COUNT = 64, CALLS = 400, ASYNC_CALLS = 150, FORGETFUL_CALLS = 20, DEAD_MS = 2000, POISONED_S = 3 };
 
-static pcclComm_t *comms[PEERS];
-static atomic_uint wrong, ended;
+#include "in_process.h"
 
-static void require(bool condition, const char *what) {
-    if (condition) return;
-    pcclErrorRecord_t record = {0};
-    (void)pcclGetLastError(&record);
-    (void)fprintf(stderr, "%s: %s\n", what, record.message);
-    _Exit(1);
-}
+static atomic_uint wrong, ended;
 
 static double seconds(void) {
     struct timespec now;
@@ -152,42 +143,8 @@ static void *wait_for_nothing(void *argument) {
     return NULL;
 }
 
-static void *join(void *argument) {
-    const int peer = *(const int *)argument;
-    int size = 0;
-    require(pcclConnect(comms[peer]) == pcclSuccess, "connect");
-    while (pcclGetAttribute(comms[peer], PCCL_ATTRIBUTE_GLOBAL_WORLD_SIZE, &size) == pcclSuccess && size < PEERS) {
-        bool pending = false;
-        require(pcclArePeersPending(comms[peer], &pending) == pcclSuccess, "are peers pending");
-        if (pending) require(pcclUpdateTopology(comms[peer]) == pcclSuccess, "update topology");
-    }
-    return NULL;
-}
-
-/* Each of the functions at each of the peers at once. */
-static void run_all(void *(*const *functions)(void *), int count) {
-    static int peers[PEERS] = {0, 1};
-    pthread_t threads[PEERS * 4];
-    for (int i = 0; i < PEERS * count; i++) {
-        if (pthread_create(&threads[i], NULL, functions[i / PEERS], &peers[i % PEERS]) != 0) _Exit(2);
-    }
-    for (int i = 0; i < PEERS * count; i++) (void)pthread_join(threads[i], NULL);
-}
-
 int main(void) {
-    pcclMasterInstance_t *master = NULL;
-    uint16_t port = 0;
-    require(pcclInit() == pcclSuccess, "init");
-    const pcclMasterOptions_t master_options = {.listen = "127.0.0.1:0", .dead_timeout_ms = DEAD_MS};
-    require(pcclCreateMasterWithOptions(&master_options, &master) == pcclSuccess, "master");
-    require(pcclRunMaster(master) == pcclSuccess && pcclGetMasterPort(master, &port) == pcclSuccess, "master");
-    char address[32];
-    (void)snprintf(address, sizeof address, "127.0.0.1:%u", (unsigned)port);
-    const pcclCommOptions_t options = {.master = address, .dead_timeout_ms = DEAD_MS};
-    for (int i = 0; i < PEERS; i++) {
-        require(pcclCreateCommunicatorWithOptions(&options, &comms[i]) == pcclSuccess, "communicator");
-    }
-    run_all((void *(*const[])(void *)){join}, 1);
+    start_all(DEAD_MS);
     run_all((void *(*const[])(void *)){call}, 1);
     run_all((void *(*const[])(void *)){call, start_and_wait, promise}, 3);
     run_all((void *(*const[])(void *)){round_otherwise}, 1);
@@ -201,8 +158,7 @@ int main(void) {
     require(pcclDestroyCommunicator(comms[0]) == pcclSuccess, "destroy under a caller");
     (void)pthread_join(thread, NULL);
     require(pcclDestroyCommunicator(comms[1]) == pcclSuccess, "destroy");
-    require(pcclInterruptMaster(master) == pcclSuccess && pcclMasterAwaitTermination(master) == pcclSuccess, "interrupt");
-    require(pcclDestroyMaster(master) == pcclSuccess, "destroy the master");
+    end_master();
     (void)printf("%u wrong, %u cut off\n", atomic_load(&wrong), atomic_load(&ended));
     return 0;
 }
