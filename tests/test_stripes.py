@@ -17,7 +17,7 @@ lib = c_level.load(
     void stripes_fini(void);
     size_t stripes_queue(uint32_t bulk_len, bool answered);
     size_t stripes_offer(int stripe, uint64_t now_ns);
-    void stripes_accept(int stripe, size_t len_bytes, uint64_t now_ns);
+    bool stripes_accept(int stripe, size_t len_bytes, uint64_t now_ns);
     bool stripes_stuck_since(uint64_t before_ns);
     """,
     only=("base", "bytes", "wire", "math", "plan", "proto"),
@@ -74,8 +74,8 @@ size_t stripes_offer(int stripe, uint64_t now_ns) {
     return bytes;
 }
 
-void stripes_accept(int stripe, size_t len_bytes, uint64_t now_ns) {
-    pc_stream_sent(streams[stripe], len_bytes, now_ns);
+bool stripes_accept(int stripe, size_t len_bytes, uint64_t now_ns) {
+    return pc_stream_sent(streams[stripe], len_bytes, now_ns);
 }
 
 bool stripes_stuck_since(uint64_t before_ns) {
@@ -97,15 +97,15 @@ def test_a_refused_frame_is_taken_by_another_stripe(stripes: Any) -> None:
     first, second, third = (stripes.stripes_queue(len_bytes, False) for len_bytes in (1000, 2000, 3000))
     assert stripes.stripes_offer(0, 1) == first + second + third
     assert stripes.stripes_offer(1, 1) == 0  # they are with the other one, until it has its answer
-    stripes.stripes_accept(0, 0, 1)
+    assert stripes.stripes_accept(0, 0, 1)  # others are to be woken
     assert stripes.stripes_offer(1, 1) == first + second + third
-    stripes.stripes_accept(1, first + 10, 1)
+    assert stripes.stripes_accept(1, first + 10, 1)
     assert stripes.stripes_offer(0, 2) == third
     stripes.stripes_accept(0, 0, 2)
     assert stripes.stripes_offer(1, 2) == second - 10 + third
     stripes.stripes_accept(1, 5, 2)
     assert stripes.stripes_offer(0, 3) == third
-    stripes.stripes_accept(0, third, 3)
+    assert not stripes.stripes_accept(0, third, 3)
     assert stripes.stripes_offer(1, 3) == second - 15
     stripes.stripes_accept(1, second - 15, 3)
     assert [stripes.stripes_offer(stripe, 4) for stripe in (0, 1)] == [0, 0]

@@ -183,11 +183,12 @@ static size_t read_once(struct pc_conn *conn, bool drain) {
     const ptrdiff_t len = move(conn, &conn->reading, conn->transport.ops->read, spans, count);
     if (conn->state != PC_CONN_OPEN && len <= 0) return 0;
     if (len < 0) {
-        if (errno != EAGAIN && errno != EWOULDBLOCK) end(conn, errno);
+        const bool broken = errno != EAGAIN && errno != EWOULDBLOCK;
+        if (broken || conn->write_errno != 0) end(conn, broken ? errno : conn->write_errno);
         return 0;
     }
     if (len == 0) {
-        end(conn, 0);
+        end(conn, conn->write_errno);
         return 0;
     }
     loop->machine->ops->received(loop->machine, conn->stream, (size_t)len, pc_loop_now());
@@ -253,7 +254,8 @@ static void write_some(struct pc_conn *conn) {
         const int sys_errno = len < 0 ? errno : 0;
         loop->machine->ops->sent(loop->machine, conn->stream, len > 0 ? (size_t)len : 0, pc_loop_now());
         if (len < 0 && sys_errno != EAGAIN && sys_errno != EWOULDBLOCK) {
-            read_last_words(conn, sys_errno);
+            if (conn->reading) conn->write_errno = sys_errno; /* that thread ends it when there is no more to read */
+            else read_last_words(conn, sys_errno);
             return;
         }
         if (len < (ptrdiff_t)spans_len(spans, count)) {
@@ -270,6 +272,7 @@ static void write_some(struct pc_conn *conn) {
 void pc_conn_write(struct pc_conn *conn) {
     conn->users++;
     write_some(conn);
+    if (usable(conn) && conn->crew != NULL) pc_crew_arm(conn->crew, conn);
     conn->users--;
 }
 

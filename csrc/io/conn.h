@@ -29,6 +29,7 @@ struct pc_conn {
     atomic_uint moving; /* threads for which the system has memory of the stream now */
     uint32_t users; /* calls in which a thread is that passes the gate meanwhile */
     bool write_blocked;
+    int write_errno; /* of a write that failed beside a read; 0: none */
     bool read_due; /* there is more to read, and the descriptor does not say so */
     uint64_t measured_ns, measured_bytes; /* the last look at what TCP has measured: when, and bytes sent until then */
     struct pc_pace pace;

@@ -7,6 +7,7 @@
 #include "io/crew.h"
 
 #include "base/checked.h"
+#include "io/fork.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -52,7 +53,9 @@ struct pc_crew *pc_crew_create(struct pc_loop *loop, uint32_t threads, pc_error 
     crew->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     crew->end_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     struct epoll_event event = {.events = EPOLLIN, .data.u64 = UINT64_MAX};
-    if (crew->epoll_fd >= 0 && crew->end_fd >= 0 && epoll_ctl(crew->epoll_fd, EPOLL_CTL_ADD, crew->end_fd, &event) == 0) {
+    const bool tracked = pc_fork_prepare() && pc_fork_track(crew->epoll_fd) && pc_fork_track(crew->end_fd);
+    if (crew->epoll_fd >= 0 && crew->end_fd >= 0 && tracked &&
+        epoll_ctl(crew->epoll_fd, EPOLL_CTL_ADD, crew->end_fd, &event) == 0) {
         return crew;
     }
     error->sys_errno = errno;
@@ -113,8 +116,11 @@ void pc_crew_stop(struct pc_crew *crew) {
 
 void pc_crew_destroy(struct pc_crew *crew) {
     if (crew == NULL) return;
-    if (crew->epoll_fd >= 0) (void)close(crew->epoll_fd);
-    if (crew->end_fd >= 0) (void)close(crew->end_fd);
+    const int fds[] = {crew->epoll_fd, crew->end_fd};
+    for (int i = 0; i < 2; i++) {
+        pc_fork_untrack(fds[i]);
+        if (fds[i] >= 0) (void)close(fds[i]);
+    }
     (void)pthread_cond_destroy(&crew->returned);
     free(crew->slots);
     free(crew);
@@ -142,7 +148,7 @@ void pc_crew_drop(struct pc_crew *crew, struct pc_conn *conn) {
 }
 
 void pc_crew_arm(struct pc_crew *crew, struct pc_conn *conn) {
-    const int wanted = conn->reading ? conn->events & ~UV_READABLE : conn->events;
+    const int busy = (conn->reading ? UV_READABLE : 0) | (conn->writing ? UV_WRITABLE : 0), wanted = conn->events & ~busy;
     if (wanted == conn->armed || wanted == 0) return;
     struct epoll_event event = {.events = EPOLLONESHOT, .data.u64 = conn->slot};
     if ((wanted & UV_READABLE) != 0) event.events |= EPOLLIN;

@@ -29,7 +29,7 @@ bool pc_crew_thread(void);
 void pc_crew_adopt(struct pc_crew *crew, struct pc_conn *conn);
 /* No event of conn comes any more. */
 void pc_crew_drop(struct pc_crew *crew, struct pc_conn *conn);
-/* What conn->events says is waited for, but reading while somebody reads. */
+/* What conn->events says is waited for, but neither direction in which a thread is at work. */
 void pc_crew_arm(struct pc_crew *crew, struct pc_conn *conn);
 /* Until no thread moves bytes of conn; others pass the gate meanwhile. */
 void pc_crew_wait(struct pc_crew *crew, const struct pc_conn *conn);

@@ -273,7 +273,7 @@ static void op_received(struct pc_machine *machine, struct pc_stream *stream, si
 
 static void op_sent(struct pc_machine *machine, struct pc_stream *stream, size_t len_bytes, uint64_t now_ns) {
     (void)machine;
-    pc_stream_sent(stream, len_bytes, now_ns);
+    (void)pc_stream_sent(stream, len_bytes, now_ns);
 }
 
 static uint64_t op_deadline(const struct pc_machine *machine) {

@@ -220,7 +220,9 @@ static void op_received(struct pc_machine *machine, struct pc_stream *stream, si
 }
 
 static void op_sent(struct pc_machine *machine, struct pc_stream *stream, size_t len_bytes, uint64_t now_ns) {
-    pc_stream_sent(stream, len_bytes, now_ns);
+    const bool returned = pc_stream_sent(stream, len_bytes, now_ns);
+    /* Other stripes may have looked for them in vain. */
+    if (returned && stream->role == PC_ROLE_STRIPE && stream->subject != NULL) pc_link_wake(stream->subject, &machine->actions);
     finish(member_of(machine), now_ns);
 }
 

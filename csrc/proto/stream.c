@@ -352,27 +352,29 @@ int pc_stream_tx_spans(struct pc_stream *stream, struct pc_span spans[PC_TX_SPAN
  * Held back by a slow stripe, a frame of which nothing was accepted would hold back the whole operation. Before the owner
  * is told of any that has left, who may queue more.
  */
-static void return_frames(struct pc_stream *stream) {
+static bool return_frames(struct pc_stream *stream) {
     struct pc_list *node = stream->flight.next;
     for (size_t bytes = 0; node != &stream->flight && bytes < stream->flight_sent; node = node->next) {
         bytes += tx_len(PC_LIST_ENTRY(node, struct pc_tx, node));
     }
     const struct pc_list *begun = node->prev;
+    const bool any = stream->flight.prev != begun;
     while (stream->flight.prev != begun) {
         struct pc_tx *tx = PC_LIST_ENTRY(stream->flight.prev, struct pc_tx, node);
         pc_list_remove(&tx->node);
         pc_list_prepend(tx->home, &tx->node);
     }
+    return any;
 }
 
-void pc_stream_sent(struct pc_stream *stream, size_t len_bytes, uint64_t now_ns) {
-    if (pc_list_empty(&stream->flight)) return; /* given up in the meantime */
+bool pc_stream_sent(struct pc_stream *stream, size_t len_bytes, uint64_t now_ns) {
+    if (pc_list_empty(&stream->flight)) return false; /* given up in the meantime */
     assert(len_bytes <= stream->offered_bytes);
     if (len_bytes > 0) stream->progressed_ns = now_ns;
     stream->offered_bytes -= len_bytes;
     stream->tx_bytes += len_bytes;
     stream->flight_sent += len_bytes;
-    return_frames(stream);
+    const bool returned = return_frames(stream);
     while (!pc_list_empty(&stream->flight)) {
         struct pc_tx *tx = PC_LIST_ENTRY(stream->flight.next, struct pc_tx, node);
         if (stream->flight_sent < tx_len(tx)) break;
@@ -381,6 +383,7 @@ void pc_stream_sent(struct pc_stream *stream, size_t len_bytes, uint64_t now_ns)
         if (tx->owner != NULL) stream->owner->sent(stream->machine, stream, tx);
         pc_tx_recycle(stream->pool, tx);
     }
+    return returned;
 }
 
 void pc_tx_queue_forget(struct pc_list *queue, struct pc_tx_pool *pool, const void *owner) {

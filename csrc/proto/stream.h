@@ -138,7 +138,8 @@ pc_status pc_stream_received(struct pc_stream *stream, size_t len_bytes, uint64_
  * accepted return to their queues then, where a faster stripe of the link can take them.
  */
 int pc_stream_tx_spans(struct pc_stream *stream, struct pc_span spans[PC_TX_SPANS_MAX], uint64_t now_ns);
-void pc_stream_sent(struct pc_stream *stream, size_t len_bytes, uint64_t now_ns);
+/* Returns whether frames have gone back to their queues: others may take them now. */
+bool pc_stream_sent(struct pc_stream *stream, size_t len_bytes, uint64_t now_ns);
 bool pc_stream_tx_pending(const struct pc_stream *stream);
 
 /*

@@ -198,6 +198,7 @@ static void move(struct port *port, struct loan *loan) {
     loan->moved = true;
     loan->moved_bytes = loan == &port->tx ? put(&connection->pipes[port->side], loan->spans, loan->count)
                                           : take(&connection->pipes[1 - port->side], loan->spans, loan->count, loan->most_bytes);
+    if (loan == &port->tx && loan->moved_bytes > 0) schedule(port->world, port->connection, port->side);
 }
 
 static void recall(struct pc_stream *stream) {
@@ -221,7 +222,6 @@ static bool lend(struct port *port, struct loan *loan, const struct pc_stream *s
 /* Returns whether more may go now. A thread can have found the pipe full that has room again. */
 static bool sent(struct port *port, struct pc_process *process, struct pc_stream *stream, size_t taken) {
     struct pc_world *world = port->world;
-    if (taken > 0) schedule(world, port->connection, port->side);
     process->machine->ops->sent(process->machine, stream, taken, world->now_ns);
     struct pipe *pipe = &world->connections[port->connection].pipes[port->side];
     pipe->blocked = taken == 0 && pipe->len == PIPE_BYTES;
@@ -239,7 +239,9 @@ static void drain(struct pc_world *world, struct pc_process *process, struct pc_
             return;
         }
         if (lend(port, &port->tx, stream, spans, count, 0)) return;
-        if (!sent(port, process, stream, put(&world->connections[port->connection].pipes[port->side], spans, count))) return;
+        const size_t taken = put(&world->connections[port->connection].pipes[port->side], spans, count);
+        if (taken > 0) schedule(world, port->connection, port->side);
+        if (!sent(port, process, stream, taken)) return;
     }
 }
 
@@ -412,7 +414,13 @@ static void on_moved(struct pc_world *world, const struct event *event) {
     struct pc_process *process = &world->processes[end->slot];
     struct loan *loan = tx ? &end->port->tx : &end->port->rx;
     if (!loan->out || end->stream == NULL || !process->alive || deferred(world, process, event)) return;
+    const bool before = loan->moved;
     move(end->port, loan);
+    if (!before && pc_world_below(world, 2) == 0) {
+        /* It waits for its turn to tell. The other end may have answered by then. */
+        push(world, world->now_ns + pc_world_below(world, 500000), EVENT_MOVED, event->a, event->b);
+        return;
+    }
     loan->out = false;
     if (tx) {
         if (sent(end->port, process, end->stream, loan->moved_bytes)) drain(world, process, end->stream);

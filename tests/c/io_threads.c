@@ -2,6 +2,9 @@
  * Several I/O threads at each of three peers of one process, over TCP: large and small operations at once, strict ones, a step,
  * asynchronous ones that are cancelled while their bytes move and whose buffers are the caller's at once, and a peer that
  * goes in the middle of one. Every result is checked, and so is every buffer after a failure.
+ *
+ * In place, a final value can arrive while the system has not yet said that the contribution before it has left: in order, but
+ * only the system knows. ThreadSanitizer does not, so under it results have a place of their own.
  */
 #define _DEFAULT_SOURCE 1
 #include <pthread.h>
@@ -15,11 +18,22 @@ enum { PEERS = 3, COUNT = 400000, SMALL = 64, CALLS = 12, CANCELS = 10 };
 
 #include "in_process.h"
 
+#if defined(__SANITIZE_THREAD__)
+enum { APART = COUNT };
+#else
+enum { APART = 0 };
+#endif
+
 static atomic_uint wrong, cancelled, lost;
 
+static float *result_of(float *data, size_t count) {
+    return count == COUNT ? data + APART : data;
+}
+
 static pcclCollectiveArgs_t args_of(float *data, size_t count, uint64_t tag) {
-    return (pcclCollectiveArgs_t){.collective = PCCL_COLLECTIVE_ALL_REDUCE, .sendbuf = data, .recvbuf = data,
-                                  .count = count, .datatype = pcclFloat, .op = pcclSum, .tag = tag};
+    return (pcclCollectiveArgs_t){.collective = PCCL_COLLECTIVE_ALL_REDUCE, .sendbuf = data,
+                                  .recvbuf = result_of(data, count), .count = count, .datatype = pcclFloat, .op = pcclSum,
+                                  .tag = tag};
 }
 
 static void fill(float *data, size_t count, float value) {
@@ -38,11 +52,11 @@ static void reduce(int peer, float *data, size_t count, uint64_t tag) {
     const pcclCollectiveArgs_t args = args_of(data, count, tag);
     fill(data, count, (float)(peer + 1));
     require(pcclRunCollective(comms[peer], &args, NULL) == pcclSuccess, "a call");
-    check(data, count, 6.0f, (float)PEERS);
+    check(result_of(data, count), count, 6.0f, (float)PEERS);
 }
 
 static float *buffer(void) {
-    float *data = malloc(COUNT * sizeof *data);
+    float *data = malloc((COUNT + APART) * sizeof *data);
     require(data != NULL, "memory");
     return data;
 }
@@ -90,12 +104,12 @@ static void *cancel(void *argument) {
         const pcclResult_t code = pcclWaitRequest(request, UINT32_MAX, NULL);
         require(code == pcclSuccess || code == pcclCancelled, "a call that is cancelled");
         (void)pcclFreeRequest(request);
-        if (code == pcclSuccess) check(data, COUNT, 6.0f, (float)PEERS);
+        if (code == pcclSuccess) check(result_of(data, COUNT), COUNT, 6.0f, (float)PEERS);
         else check(data, COUNT, (float)(peer + 1), 1.0f);
         atomic_fetch_add(&cancelled, code == pcclCancelled);
-        fill(data, COUNT, 100.0f);
+        fill(result_of(data, COUNT), COUNT, 100.0f);
         reduce(peer, (float[SMALL]){0}, SMALL, 4);
-        check(data, COUNT, 100.0f, 1.0f);
+        check(result_of(data, COUNT), COUNT, 100.0f, 1.0f);
     }
     free(data);
     return NULL;
