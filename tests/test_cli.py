@@ -42,6 +42,13 @@ def run(*arguments, timeout=100, **environment):
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, env=env)
 
 
+def wait_until(condition, seconds=30):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
 def test_help_lists_the_commands():
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
@@ -313,6 +320,32 @@ def test_bench_machine_readable(output):
 def test_bench_joins_a_given_master(master_process):
     done = run("bench", "all_reduce", "-e", "8", "-n", "1", "--peers", "2", "--master", master_process)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_peers_of_a_bench_end_with_it(master_process, how):
+    """They wait for a world that never comes: as members they would block every joint call of the run."""
+    options = ["--peers", "1", "--world", "2", "--master", master_process]
+    with background("-m", "pccl.cli", "bench", "all_reduce", *options) as bench:
+        wait_until(lambda: query.query(master_process, 10)["members"])
+        bench.send_signal(how)
+        code = bench.wait(20)
+    assert code == (128 + signal.SIGTERM if how == signal.SIGTERM else -signal.SIGKILL)
+    wait_until(lambda: not query.query(master_process, 10)["members"])
+
+
+def test_bench_without_memory_is_one_line():
+    done = run("bench", "all_reduce", "-b", "1048576G", "-e", "1048576G")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("pccl bench: no memory for the data: ")
+
+
+@pytest.mark.parametrize("size", ["-1", "1e99G", "2000000G", "many"])
+def test_bench_refuses_other_sizes(size):
+    result = CliRunner().invoke(app, ["bench", "all_reduce", "-b", size])
+    assert result.exit_code == 2
+    assert "is not a size" in result.output
 
 
 def test_bench_refuses_one_peer():
