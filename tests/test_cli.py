@@ -1,6 +1,7 @@
 """The pccl command, as a user runs it and, where no process is needed, in this one."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -94,6 +95,31 @@ def test_env_fails_on_a_bad_value():
     assert "PCCL_NCONNS='many': expected a whole number from 1 to 64" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PCCL_ALGO", "xyz"),
+        ("PCCL_CONGESTION", "nosuch"),
+        ("PCCL_DEBUG_FILE", "/nonexistent/log"),
+        ("PCCL_DEBUG_FILE", "/"),
+        ("PCCL_NTHREADS", "99"),
+        ("PCCL_SHM", "maybe"),
+        ("PCCL_SOCKET_IFNAME", "nosuch"),
+    ],
+)
+def test_env_refuses_what_a_run_refuses(name, value):
+    done = run("env", **{name: value})
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"Error: environment: INVALID_ARGUMENT: {name}")
+    assert name in run("bench", "all_reduce", "-e", "8", "-n", "1", **{name: value}).stderr
+
+
+def test_env_makes_no_log(tmp_path):
+    path = tmp_path / "log-%p"
+    assert run("env", PCCL_DEBUG_FILE=str(path)).returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def rendered(state):
     text = io.StringIO()
     Console(file=text, width=120, markup=False).print(status.render(state))
@@ -177,6 +203,52 @@ def test_ctrl_c_ends_a_status_at_once(silent_port, options, code, text):
             assert process.wait(10) == code
             assert time.monotonic() - start < 0.5  # with the end of the interpreter
         assert process.stderr.read() == text
+
+
+def test_status_as_json_is_watched_too(master_process):
+    with background("-m", "pccl.cli", "status", master_process, "--json", "--watch") as process:
+        assert [json.loads(process.stdout.readline())["members"] for _ in range(2)] == [[], []]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+        assert process.stderr.read() == ""
+
+
+def test_status_as_json_goes_on_when_nobody_answers():
+    with background("-m", "pccl.cli", "status", "localhost:1", "--json", "--watch") as process:
+        lines = [process.stderr.readline() for _ in range(2)]
+        assert all(line.startswith("Error: ") and "MASTER_CONNECTION_FAILED" in line for line in lines)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="has no file that is always full")
+@pytest.mark.parametrize("arguments", [["--help"], ["env"], ["sim", "--seeds", "1", "--jobs", "1"]])
+def test_full_output_is_one_line(arguments):
+    command = [sys.executable, "-m", "pccl.cli", *arguments]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (1, f"Error: [Errno {errno.ENOSPC}] {os.strerror(errno.ENOSPC)}\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "text"), [(b"", "is empty"), (b"\r\n\n", "is empty"), (b"k" * 4097, "more than 4096 bytes")]
+)
+def test_a_master_names_the_option_whose_key_it_cannot_use(tmp_path, content, text):
+    path = tmp_path / "key"
+    path.write_bytes(content)
+    result = CliRunner().invoke(app, ["master", "--listen", "127.0.0.1:0", "--run-key-file", str(path)])
+    assert result.exit_code == 2
+    assert "--run-key-file" in result.output
+    assert text in result.output
+    assert "PCCL_RUN_KEY_FILE" not in result.output
+
+
+def test_a_key_in_a_file_is_the_same_as_option_and_as_variable(tmp_path):
+    path = tmp_path / "key"
+    path.write_bytes(b"k" * 4096 + b"\r\n")
+    options = ["--listen", "127.0.0.1:0", "--run-key-file", str(path)]
+    with background("-m", "pccl.cli", "master", *options) as process:
+        address = process.stdout.readline().split()[-1]
+        assert run("status", address, PCCL_RUN_KEY_FILE=str(path)).returncode == 0
+        assert "REFUSED" in run("status", address).stderr
 
 
 @pytest.mark.parametrize("module", [("pccl.cli", "master"), ("pccl.master",)])
@@ -280,6 +352,18 @@ def test_master_status_and_why(master_process):
     shown = run("status", master_process)
     assert (shown.returncode, "0 members" in shown.stdout) == (0, True)
     assert run("why", master_process).stdout == "nobody waits\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--seed-start", "18446744073709551610", "--seeds", "10"], ["--ops", "5000000000"]]
+)
+def test_sim_refuses_what_its_numbers_cannot_hold(arguments):
+    assert CliRunner().invoke(app, ["sim", *arguments]).exit_code == 2
+
+
+def test_sim_of_the_last_seed():
+    done = run("sim", "--seed-start", 2**64 - 1, "--seeds", "1", "--peers", "2", "--ops", "2")
+    assert done.returncode == 0, done.stdout
 
 
 def test_sim_of_the_real_machines():
