@@ -2,9 +2,10 @@
 
 Tensors are what all_reduce takes: NumPy arrays, torch tensors on the CPU, DLPack objects, buffers; here of bool and
 complex types too. A *block* is what belongs to one rank; buffers of blocks hold them by rank, packed. With
-``async_op=True`` a call returns a ``CollectiveHandle`` at once; operations in flight are told apart by their tags.
-``codec``, the same at all: how floating-point values travel (see ``Codec``). What is only moved is encoded once, by the
-member that has it; wherever that member receives it too, in place or not, it takes over what the others decode.
+``async_op=True`` a call returns a ``CollectiveHandle`` at once; operations in flight are told apart by their tags. Use
+tags again once their operations are done: a group can use 2**20 different ones in an epoch. ``codec``, the same at all:
+how floating-point values travel (see ``Codec``). What is only moved is encoded once, by the member that has it;
+wherever that member receives it too, in place or not, it takes over what the others decode.
 """
 
 from __future__ import annotations

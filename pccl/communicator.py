@@ -321,7 +321,12 @@ class Communicator(Collectives):
         shared_state: SharedState,
         strategy: SharedStateSyncStrategy = SharedStateSyncStrategy.ENFORCE_POPULAR,
     ) -> SharedStateSyncInfo:
-        """Make the group's tensors equal. Joint call of the group. Sets the state's revision to the elected one."""
+        """Make the group's tensors equal. Joint call of the group. Sets the state's revision to the elected one.
+
+        Each synchronisation expects the revision after that of the last one, as in PCCL 1.0. Done again without
+        ``push_revision`` it lifts the revision by one all the same, also where nothing differs and nothing moves: take
+        the revision from the state after it, and count steps elsewhere. A peer with a higher one is kicked.
+        """
         instance(shared_state, SharedState, "shared_state", "sync_shared_state")
         chosen = choice(strategy, SharedStateSyncStrategy, "strategy", "sync_shared_state")
         tensors = [

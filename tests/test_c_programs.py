@@ -51,6 +51,7 @@ int main(int argc, char **argv) {
         .peer_group = 0,
         .p2p_connection_pool_size = 0};
     if (pcclCreateCommunicator(&params, &communicator) != pcclNotInitialized) return 2;
+    if (pcclDestroyCommunicator(NULL) != pcclNotInitialized) return 2;
     CHECK(pcclInit());
     CHECK(pcclInit());
     CHECK(pcclCreateCommunicator(&params, &communicator));

@@ -1,6 +1,7 @@
 """The pccl command, as a user runs it and, where no process is needed, in this one."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -40,6 +41,13 @@ def run(*arguments, timeout=100, **environment):
     command = [sys.executable, "-m", "pccl.cli", *map(str, arguments)]
     env = {**os.environ, "COLUMNS": "120", **environment}
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, env=env)
+
+
+def wait_until(condition, seconds=30):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
 
 
 def test_help_lists_the_commands():
@@ -85,6 +93,31 @@ def test_env_fails_on_a_bad_value():
     done = run("env", PCCL_NCONNS="many")
     assert done.returncode == 1
     assert "PCCL_NCONNS='many': expected a whole number from 1 to 64" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PCCL_ALGO", "xyz"),
+        ("PCCL_CONGESTION", "nosuch"),
+        ("PCCL_DEBUG_FILE", "/nonexistent/log"),
+        ("PCCL_DEBUG_FILE", "/"),
+        ("PCCL_NTHREADS", "99"),
+        ("PCCL_SHM", "maybe"),
+        ("PCCL_SOCKET_IFNAME", "nosuch"),
+    ],
+)
+def test_env_refuses_what_a_run_refuses(name, value):
+    done = run("env", **{name: value})
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"Error: environment: INVALID_ARGUMENT: {name}")
+    assert name in run("bench", "all_reduce", "-e", "8", "-n", "1", **{name: value}).stderr
+
+
+def test_env_makes_no_log(tmp_path):
+    path = tmp_path / "log-%p"
+    assert run("env", PCCL_DEBUG_FILE=str(path)).returncode == 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def rendered(state):
@@ -170,6 +203,52 @@ def test_ctrl_c_ends_a_status_at_once(silent_port, options, code, text):
             assert process.wait(10) == code
             assert time.monotonic() - start < 0.5  # with the end of the interpreter
         assert process.stderr.read() == text
+
+
+def test_status_as_json_is_watched_too(master_process):
+    with background("-m", "pccl.cli", "status", master_process, "--json", "--watch") as process:
+        assert [json.loads(process.stdout.readline())["members"] for _ in range(2)] == [[], []]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+        assert process.stderr.read() == ""
+
+
+def test_status_as_json_goes_on_when_nobody_answers():
+    with background("-m", "pccl.cli", "status", "localhost:1", "--json", "--watch") as process:
+        lines = [process.stderr.readline() for _ in range(2)]
+        assert all(line.startswith("Error: ") and "MASTER_CONNECTION_FAILED" in line for line in lines)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="has no file that is always full")
+@pytest.mark.parametrize("arguments", [["--help"], ["env"], ["sim", "--seeds", "1", "--jobs", "1"]])
+def test_full_output_is_one_line(arguments):
+    command = [sys.executable, "-m", "pccl.cli", *arguments]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (1, f"Error: [Errno {errno.ENOSPC}] {os.strerror(errno.ENOSPC)}\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "text"), [(b"", "is empty"), (b"\r\n\n", "is empty"), (b"k" * 4097, "more than 4096 bytes")]
+)
+def test_a_master_names_the_option_whose_key_it_cannot_use(tmp_path, content, text):
+    path = tmp_path / "key"
+    path.write_bytes(content)
+    result = CliRunner().invoke(app, ["master", "--listen", "127.0.0.1:0", "--run-key-file", str(path)])
+    assert result.exit_code == 2
+    assert "--run-key-file" in result.output
+    assert text in result.output
+    assert "PCCL_RUN_KEY_FILE" not in result.output
+
+
+def test_a_key_in_a_file_is_the_same_as_option_and_as_variable(tmp_path):
+    path = tmp_path / "key"
+    path.write_bytes(b"k" * 4096 + b"\r\n")
+    options = ["--listen", "127.0.0.1:0", "--run-key-file", str(path)]
+    with background("-m", "pccl.cli", "master", *options) as process:
+        address = process.stdout.readline().split()[-1]
+        assert run("status", address, PCCL_RUN_KEY_FILE=str(path)).returncode == 0
+        assert "REFUSED" in run("status", address).stderr
 
 
 @pytest.mark.parametrize("module", [("pccl.cli", "master"), ("pccl.master",)])
@@ -275,6 +354,18 @@ def test_master_status_and_why(master_process):
     assert run("why", master_process).stdout == "nobody waits\n"
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--seed-start", "18446744073709551610", "--seeds", "10"], ["--ops", "5000000000"]]
+)
+def test_sim_refuses_what_its_numbers_cannot_hold(arguments):
+    assert CliRunner().invoke(app, ["sim", *arguments]).exit_code == 2
+
+
+def test_sim_of_the_last_seed():
+    done = run("sim", "--seed-start", 2**64 - 1, "--seeds", "1", "--peers", "2", "--ops", "2")
+    assert done.returncode == 0, done.stdout
+
+
 def test_sim_of_the_real_machines():
     done = run("sim", "--seeds", "200", "--peers", "2-4", "--ops", "5", "--jobs", "2")
     assert done.returncode == 0, done.stdout
@@ -313,6 +404,32 @@ def test_bench_machine_readable(output):
 def test_bench_joins_a_given_master(master_process):
     done = run("bench", "all_reduce", "-e", "8", "-n", "1", "--peers", "2", "--master", master_process)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_peers_of_a_bench_end_with_it(master_process, how):
+    """They wait for a world that never comes: as members they would block every joint call of the run."""
+    options = ["--peers", "1", "--world", "2", "--master", master_process]
+    with background("-m", "pccl.cli", "bench", "all_reduce", *options) as bench:
+        wait_until(lambda: query.query(master_process, 10)["members"])
+        bench.send_signal(how)
+        code = bench.wait(20)
+    assert code == (128 + signal.SIGTERM if how == signal.SIGTERM else -signal.SIGKILL)
+    wait_until(lambda: not query.query(master_process, 10)["members"])
+
+
+def test_bench_without_memory_is_one_line():
+    done = run("bench", "all_reduce", "-b", "1048576G", "-e", "1048576G")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("pccl bench: no memory for the data: ")
+
+
+@pytest.mark.parametrize("size", ["-1", "1e99G", "2000000G", "many"])
+def test_bench_refuses_other_sizes(size):
+    result = CliRunner().invoke(app, ["bench", "all_reduce", "-b", size])
+    assert result.exit_code == 2
+    assert "is not a size" in result.output
 
 
 def test_bench_refuses_one_peer():

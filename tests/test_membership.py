@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 import pytest
-from cluster import Cluster, RemoteError, connect, eventually
+from cluster import Cluster, RemoteError, connect, eventually, gather
 
 import pccl
 
@@ -187,6 +187,34 @@ def test_a_master_that_comes_up_late_is_found(cluster):
         wall_s, *_, text = peer.wait()
     assert 1 < wall_s < 4
     assert text == ""
+
+
+def test_a_newcomer_that_was_suspended_tries_again():
+    """Nothing speaks against it: the master has only given it up meanwhile."""
+    with Cluster(PCCL_DEAD_TIMEOUT="1") as cluster:
+        (member,) = cluster.join(1)
+        newcomer = cluster.spawn()
+        newcomer.start(connect_in_time, address=cluster.address, n_attempts=30)
+        eventually(lambda: member.call(is_pending))
+        newcomer.send_signal(signal.SIGSTOP)
+        eventually(lambda: not member.call(is_pending), pause=0.1)
+        newcomer.send_signal(signal.SIGCONT)
+        assert member.call(gather, world=2) is None
+        wall_s, *_, text = newcomer.wait()
+        assert wall_s > 1
+        assert text == ""
+
+
+def test_a_suspended_newcomer_is_told_what_became_of_it():
+    with Cluster(PCCL_DEAD_TIMEOUT="1") as cluster:
+        (member,) = cluster.join(1)
+        newcomer = cluster.spawn()
+        newcomer.start(connect_in_time, address=cluster.address, n_attempts=1)
+        eventually(lambda: member.call(is_pending))
+        newcomer.send_signal(signal.SIGSTOP)
+        eventually(lambda: not member.call(is_pending), pause=0.1)
+        newcomer.send_signal(signal.SIGCONT)
+        assert "has been silent for" in newcomer.wait()[3]
 
 
 def connect_with_three_descriptors(peer, address):

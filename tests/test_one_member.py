@@ -42,6 +42,18 @@ def test_nothing_is_left_of_epochs_that_never_come(one_member: Path) -> None:
     assert run(one_member, "never") == "link up, 0 completed, 0 failed, 26400 held\n0 tags\n"
 
 
+def test_a_tag_beyond_those_there_can_be_is_told_as_that(one_member: Path) -> None:
+    """It was called a lack of memory."""
+    before, refusal, afterwards, from_another = run(one_member, "tags").splitlines()
+    assert before == "link up, 1 completed, 0 failed, 0 held"
+    assert refusal == (
+        "INVALID_USAGE: too many different tags in one epoch of the group (1048576); "
+        "use tags again once their operations are done, as with tag % 1000"
+    )
+    assert afterwards == "link up, 3 completed, 1 failed, 0 held"
+    assert from_another == "link down, 3 completed, 1 failed, 0 held"
+
+
 def test_no_memory_for_a_word_to_the_master(one_member: Path) -> None:
     """The member left the run in the middle of an event, and the link in hand was gone."""
     assert run(one_member, "memory") == "in 1, out some\n"

@@ -181,6 +181,21 @@ def test_revisions_count_up(cluster):
         assert [a["revision"] for a in answers] == [revision] * 2
 
 
+def test_synchronising_again_is_another_revision(cluster):
+    """As in PCCL 1.0. Nothing moves, whatever may differ stays, and a peer that has gone on has the newer content."""
+    peers = cluster.join(2)
+    own = [{"tensors": {"w": ("FLOAT", 10, 7), "own": ("FLOAT", 10, at, True)}, "revision": 7} for at in (1, 2)]
+    for revision in (7, 8, 9):
+        answers = run_sync(peers, own)
+        assert [(a["revision"], a["tx"], a["rx"], a["values"]["own"]) for a in answers] == [
+            (revision, 0, 0, at) for at in (1, 2)
+        ]
+        own = [{**case, "revision": revision} for case in own]
+    answers = run_sync(peers, [{**w(5), "revision": 9}, {**w(6), "revision": 10}])
+    assert values(answers) == [6, 6]
+    assert [a["revision"] for a in answers] == [10, 10]
+
+
 def test_first_revision_of_a_resumed_run(cluster):
     peers = cluster.join(3)
     answers = run_sync(peers, [{**w(1), "revision": 0}, {**w(2), "revision": 13}, {**w(1), "revision": 0}])

@@ -488,6 +488,7 @@ static void release_unawaited(pcclComm_t *comm) {
 }
 
 pcclResult_t pcclDestroyCommunicator(pcclComm_t *comm) {
+    if (comm == NULL && !pc_initialized("destroy_communicator")) return pcclNotInitialized;
     PC_REQUIRE("destroy_communicator", comm);
     /* In a child the sockets are closed already, and locks may be held by threads that exist no more. */
     if (comm->generation != pc_fork_generation()) return pcclSuccess;

@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -327,18 +328,43 @@ static bool expand_path(const char *pattern, char *out, size_t out_bytes) {
     return true;
 }
 
+/* path empty: standard error. */
+static pc_status choose_log(char *path, size_t path_bytes, pc_error *error) {
+    const char *pattern = variable("PCCL_DEBUG_FILE");
+    path[0] = '\0';
+    if (pattern == NULL || expand_path(pattern, path, path_bytes)) return pcclSuccess;
+    return bad(error, "PCCL_DEBUG_FILE", pattern, "a shorter path");
+}
+
 /* Where lines go. Never closed: another thread may be writing a line at any time. */
 static pc_status open_log(FILE **stream, pc_error *error) {
-    const char *pattern = variable("PCCL_DEBUG_FILE");
     char path[PATH_MAX];
     *stream = stderr;
-    if (pattern == NULL) return pcclSuccess;
-    if (!expand_path(pattern, path, sizeof path)) return bad(error, "PCCL_DEBUG_FILE", pattern, "a shorter path");
+    PC_TRY(choose_log(path, sizeof path, error));
+    if (path[0] == '\0') return pcclSuccess;
     *stream = fopen(path, "ae");
     if (*stream == NULL) return unusable_file(error, "PCCL_DEBUG_FILE", path, errno);
     /* A line is one write, so that those of several processes don't mix. */
     (void)setvbuf(*stream, NULL, _IOLBF, 0);
     return pcclSuccess;
+}
+
+/* Whether it could be opened; nothing is made or emptied for that. */
+static pc_status check_log(pc_error *error) {
+    char path[PATH_MAX], folder[PATH_MAX];
+    struct stat found;
+    PC_TRY(choose_log(path, sizeof path, error));
+    if (path[0] == '\0') return pcclSuccess;
+    if (stat(path, &found) == 0) {
+        const int failure = S_ISDIR(found.st_mode) ? EISDIR : access(path, W_OK) != 0 ? errno : 0;
+        return failure == 0 ? pcclSuccess : unusable_file(error, "PCCL_DEBUG_FILE", path, failure);
+    }
+    if (errno != ENOENT) return unusable_file(error, "PCCL_DEBUG_FILE", path, errno);
+    const char *last = strrchr(path, '/');
+    if (last == NULL) (void)snprintf(folder, sizeof folder, ".");
+    else (void)snprintf(folder, sizeof folder, "%.*s", (int)(last - path + 1), path);
+    if (access(folder, W_OK | X_OK) == 0) return pcclSuccess;
+    return unusable_file(error, "PCCL_DEBUG_FILE", path, errno);
 }
 
 static pc_status choose_level(pcclLogLevel_t *level, pc_error *error) {
@@ -432,6 +458,7 @@ pc_status pc_config_check(pc_error *error) {
     struct pc_settings settings;
     pcclLogLevel_t level;
     PC_TRY(choose_level(&level, error));
+    if (!atomic_load(&log_chosen)) PC_TRY(check_log(error));
     PC_TRY(pc_settings_of_peer(&peer, &settings, error));
     pc_settings_fini(&settings);
     PC_TRY(pc_settings_of_master(&master, &settings, error));

@@ -69,9 +69,10 @@ void pc_master_freeze(struct pc_master *master, const struct pc_peer *a, const s
 void pc_master_remove(struct pc_master *master, struct pc_peer *peer, const pc_error *why, bool evict,
                       uint64_t now_ns) {
     if (peer->state < PC_PEER_MEMBER) {
-        pc_error refusal = *why;
-        refusal.code = pcclRefused;
-        pc_master_refuse(master, peer, &refusal);
+        /* Not refused for what it is: nothing speaks against another attempt. */
+        pc_error lost = *why;
+        lost.code = pcclMasterConnectionFailed;
+        pc_master_refuse(master, peer, &lost);
         return;
     }
     if (peer->state == PC_PEER_GONE) return;

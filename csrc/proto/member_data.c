@@ -491,8 +491,9 @@ void pc_member_ops_unhold(struct pc_member *member, const struct pc_link *link) 
  * The operation that a frame belongs to. *op NULL: the frame is of an older epoch or of a decided operation, and changes
  * nothing. One of a newer epoch is held until that epoch is here.
  */
-static pc_status operation_of(struct pc_member *member, const struct pc_op_key *wire_key, uint64_t from,
+static pc_status operation_of(struct pc_member *member, const struct pc_op_key *wire_key, struct pc_stream *stream,
                               struct pc_op **op) {
+    const uint64_t from = ((const struct pc_link *)stream->subject)->peer;
     struct pc_op_key key = *wire_key;
     struct pc_member_group *group = NULL;
     *op = NULL;
@@ -504,7 +505,11 @@ static pc_status operation_of(struct pc_member *member, const struct pc_op_key *
     if (PC_MUTANT(PC_MUTANT_OLD_EPOCH) && key.epoch < epoch) key.epoch = epoch;
     if (key.epoch < epoch) return pcclSuccess;
     struct pc_tag *tag = pc_op_tag(group, key.tag, key.channel, true);
-    if (tag == NULL) return pcclNoMemory;
+    if (tag == NULL) {
+        const bool full = group->tag_count >= PC_TAGS_MAX;
+        return pc_error_set(&stream->error, pcclNoMemory, full ? "too many different tags in one epoch of the group"
+                                                               : "no memory for another tag");
+    }
     *op = pc_op_find(tag, key.epoch, key.seq);
     if (*op != NULL) return pcclSuccess;
     if (key.epoch == epoch) {
@@ -600,7 +605,7 @@ pc_status pc_member_data(struct pc_member *member, struct pc_stream *stream, con
     struct pc_link *link = stream->subject;
     struct pc_op *op = NULL;
     if (data->kind > PC_DATA_WANT_READY || (data->kind == PC_DATA_WANT_READY && bulk_len > 0)) return pcclProtocolError;
-    PC_TRY(operation_of(member, &data->key, link->peer, &op));
+    PC_TRY(operation_of(member, &data->key, stream, &op));
     const uint32_t eager_bytes = data->eager != 0 ? frame_cost(bulk_len) : 0;
     if (op == NULL || op->phase != PC_OP_HELD) taken(member, link, link->generation, eager_bytes);
     if (op == NULL) {
@@ -636,10 +641,11 @@ pc_status pc_member_data_arrived(struct pc_stream *stream, uint64_t now_ns) {
     return pcclSuccess;
 }
 
-pc_status pc_member_ready(struct pc_member *member, struct pc_link *link, const struct pc_msg_ready *ready,
+pc_status pc_member_ready(struct pc_member *member, struct pc_stream *stream, const struct pc_msg_ready *ready,
                           uint64_t now_ns) {
+    struct pc_link *link = stream->subject;
     struct pc_op *op = NULL;
-    PC_TRY(operation_of(member, &ready->key, link->peer, &op));
+    PC_TRY(operation_of(member, &ready->key, stream, &op));
     if (op == NULL) return pcclSuccess;
     const uint64_t credit[PC_FLOWS] = {ready->credit, ready->final_credit};
     op->progress_ns = now_ns;

@@ -232,7 +232,7 @@ pc_status pc_member_link_frame(struct pc_member *member, struct pc_stream *strea
     PC_TRY(pc_schema_decode(info->schema, meta, &member->arena, &message));
     switch (frame->type) {
     case PC_MSG_DATA: return pc_member_data(member, stream, &message.data, frame->bulk_len, now_ns);
-    case PC_MSG_READY: return pc_member_ready(member, link, &message.ready, now_ns);
+    case PC_MSG_READY: return pc_member_ready(member, stream, &message.ready, now_ns);
     case PC_MSG_EAGER_TAKEN: pc_member_eager_taken(link, &message.taken); return pcclSuccess;
     case PC_MSG_PROBE_DATA: return pc_member_probe_data(member, stream, &message.probe, frame->bulk_len);
     case PC_MSG_PROBE_ACK: pc_member_probe_ack(member, link, &message.ack, now_ns); return pcclSuccess;

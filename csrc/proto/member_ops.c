@@ -214,11 +214,10 @@ void pc_member_flush_done(struct pc_member *member) {
 
 /* Posting ------------------------------------------------------------------------------------------------------- */
 
-static void fail_post(struct pc_member *member, struct pc_call *call, pc_status code, const char *message) {
-    pc_error error = {.tag = call->tag};
-    pc_error_set(&error, code, "%s", message);
-    pc_text_copy(error.phase, sizeof error.phase, pc_text_of(pc_collective_name(call->shape.collective)));
-    pc_member_complete(member, call, &error);
+static void fail_post(struct pc_member *member, struct pc_call *call, pc_error *error) {
+    error->tag = call->tag;
+    pc_text_copy(error->phase, sizeof error->phase, pc_text_of(pc_collective_name(call->shape.collective)));
+    pc_member_complete(member, call, error);
 }
 
 static uint64_t channel_of(const struct pc_member_group *group, const struct pc_call *call) {
@@ -228,35 +227,37 @@ static uint64_t channel_of(const struct pc_member_group *group, const struct pc_
 
 /* Why a post fails at once; pcclSuccess: it doesn't. */
 static pc_status refuse_shape(const struct pc_member *member, const struct pc_member_group *group,
-                              const struct pc_call *call, const char **why) {
+                              const struct pc_call *call, pc_error *error) {
     const bool one_way = call->shape.collective == PC_SEND_RECV;
     if (group->n < 2 || group->rank == PC_RANK_NONE) {
-        *why = member->config.observer ? "an observer takes no part in collectives"
-                                       : "there is no other peer in this group to work with";
-        return pcclTooFewPeers;
+        return pc_error_set(error, pcclTooFewPeers, "%s",
+                            member->config.observer ? "an observer takes no part in collectives"
+                                                    : "there is no other peer in this group to work with");
     }
     if (call->feedback.residual != NULL && group->ring_only) {
-        *why = "error feedback needs the link between each two peers, and one was lost twice";
-        return pcclRankConnectionFailed;
+        return pc_error_set(error, pcclRankConnectionFailed,
+                            "error feedback needs the link between each two peers, and one was lost twice");
     }
     if (call->shape.root >= group->n || (one_way && (call->source >= group->n || call->target >= group->n))) {
-        *why = "there is no peer of this rank in the group";
-        return pcclInvalidArgument;
+        return pc_error_set(error, pcclInvalidArgument, "there is no peer of this rank in the group");
     }
     return pcclSuccess;
 }
 
 static pc_status refuse_post(struct pc_member *member, struct pc_member_group *group, const struct pc_call *call,
-                             const char **why) {
+                             pc_error *error) {
     if (member->posted_count >= PC_OPS_MAX) {
-        *why = "too many operations in flight (4096): await some first";
-        return pcclInvalidUsage;
+        return pc_error_set(error, pcclInvalidUsage, "too many operations in flight (%d): await some first", PC_OPS_MAX);
     }
     const struct pc_tag *tag = pc_op_tag(group, call->tag, channel_of(group, call), false);
-    if (tag == NULL) return pcclSuccess;
+    if (tag == NULL) {
+        if (group->tag_count < PC_TAGS_MAX) return pcclSuccess;
+        pc_error_hint(error, "use tags again once their operations are done, as with tag %% 1000");
+        return pc_error_set(error, pcclInvalidUsage, "too many different tags in one epoch of the group (%d)",
+                            PC_TAGS_MAX);
+    }
     const bool posted = !pc_list_empty(&tag->ops) && PC_LIST_ENTRY(tag->ops.next, const struct pc_op, node)->phase != PC_OP_HELD;
-    if (posted) *why = "an operation with this tag is in flight already";
-    return posted ? pcclInvalidUsage : pcclSuccess;
+    return posted ? pc_error_set(error, pcclInvalidUsage, "an operation with this tag is in flight already") : pcclSuccess;
 }
 
 /* A step's first failure is that of all its operations. */
@@ -343,11 +344,11 @@ static void start_stale(struct pc_member *member, struct pc_member_group *group,
         return;
     }
     if (consume_tombstone(member, group, call)) return;
-    const char *why = "no memory for another operation or another tag";
-    const pc_status refusal = refuse_post(member, group, call, &why);
-    struct pc_op *op = refusal == pcclSuccess ? new_op(member, group, call) : NULL;
+    pc_error refusal = {0};
+    struct pc_op *op = refuse_post(member, group, call, &refusal) == pcclSuccess ? new_op(member, group, call) : NULL;
     if (op == NULL) {
-        fail_post(member, call, refusal == pcclSuccess ? pcclNoMemory : refusal, why);
+        pc_error_set(&refusal, pcclNoMemory, "no memory for another operation");
+        fail_post(member, call, &refusal);
         return;
     }
     op->call = call;
@@ -408,20 +409,20 @@ static void start_call(struct pc_member *member, struct pc_member_group *group, 
         member->poisoned |= call->shape.consistency == PC_STEP && group->step_poison.code != pcclSuccess;
         return;
     }
-    const char *why = "";
-    pc_status refusal = refuse_shape(member, group, call, &why);
-    if (refusal == pcclSuccess) {
+    pc_error refusal = {0};
+    if (refuse_shape(member, group, call, &refusal) == pcclSuccess) {
         if (refuse_poisoned(member, group, call) || consume_tombstone(member, group, call)) return;
-        refusal = refuse_post(member, group, call, &why);
+        (void)refuse_post(member, group, call, &refusal);
     }
-    if (refusal != pcclSuccess) {
-        fail_post(member, call, refusal, why);
+    if (refusal.code != pcclSuccess) {
+        fail_post(member, call, &refusal);
         return;
     }
     choose_algorithm(member, group, &call->shape);
     struct pc_op *op = new_op(member, group, call);
     if (op == NULL) {
-        fail_post(member, call, pcclNoMemory, "no memory for another operation or another tag");
+        pc_error_set(&refusal, pcclNoMemory, "no memory for another operation");
+        fail_post(member, call, &refusal);
         return;
     }
     op->call = call;
@@ -444,7 +445,9 @@ static void start_call(struct pc_member *member, struct pc_member_group *group, 
 void pc_member_post_collective(struct pc_member *member, struct pc_call *call, uint64_t now_ns) {
     struct pc_member_group *group = pc_member_group(member, call->group);
     if (group == NULL) {
-        fail_post(member, call, pcclInvalidUsage, "there is no such group: it was destroyed, or made before this connection");
+        pc_error error = {.code = pcclInvalidUsage,
+                          .message = "there is no such group: it was destroyed, or made before this connection"};
+        fail_post(member, call, &error);
     } else if (group->frozen || member->topology_call) {
         member->ops_due_ns = pc_min_u64(member->ops_due_ns, call->deadline_ns);
         pc_list_append(&member->queued, &call->node);

@@ -246,7 +246,7 @@ void pc_member_ops_fini(struct pc_member *member);
 pc_status pc_member_data(struct pc_member *member, struct pc_stream *stream, const struct pc_msg_data *data,
                          uint32_t bulk_len, uint64_t now_ns);
 pc_status pc_member_data_arrived(struct pc_stream *stream, uint64_t now_ns);
-pc_status pc_member_ready(struct pc_member *member, struct pc_link *link, const struct pc_msg_ready *ready,
+pc_status pc_member_ready(struct pc_member *member, struct pc_stream *stream, const struct pc_msg_ready *ready,
                           uint64_t now_ns);
 /* The other end has less of the eager part in its memory. */
 void pc_member_eager_taken(struct pc_link *link, const struct pc_msg_eager_taken *message);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -13,4 +14,10 @@ def main() -> None:
             raise
         print(f"pccl: the command needs {error.name}: pip install 'pccl[cli]'", file=sys.stderr)
         sys.exit(1)
-    app(prog_name="pccl")
+    try:
+        app(prog_name="pccl")
+    except OSError as error:  # standard output is full, mostly
+        print(f"Error: {error}", file=sys.stderr)
+        # What is still in its buffer would fail again at the end of the interpreter.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
+import signal
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict
+from typing import Any, NoReturn
 
 import click
 
 from pccl.cli.bench_peer import DATATYPES, Row, Settings, run_peers, sizes_of
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_SIZE_MAX = 1 << 50  # beyond, NumPy cannot count the bytes of the expected result
 COLUMNS = ("size", "count", "type", "redop", "root")
 MEASURES = ("time", "algbw", "busbw", "#wrong")
 
@@ -28,7 +33,7 @@ class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
             size = int(float(text.removesuffix(unit)) * _UNITS[unit])
         except (ValueError, OverflowError):
             size = -1
-        if size < 0:
+        if not 0 <= size <= _SIZE_MAX:
             self.fail(f"{value!r} is not a size such as 8, 64K or 256M", param, ctx)
         return size
 
@@ -76,10 +81,11 @@ def all_reduce(
     if table:
         click.echo(header(settings))
     found = []
-    for row in run_peers(settings, peers, master):
-        found.append(row)
-        if table:
-            click.echo(line(row))
+    with ending_by_sigterm(), closing(run_peers(settings, peers, master)) as rows:
+        for row in rows:
+            found.append(row)
+            if table:
+                click.echo(line(row))
     if as_json:
         click.echo(json.dumps({"settings": settings._asdict(), "rows": [asdict(row) for row in found]}, indent=2))
     elif as_csv:
@@ -91,6 +97,20 @@ def all_reduce(
         click.echo(f"# Avg bus bandwidth    : {mean:.4g}")
     if any(row.out_of_place.wrong or row.in_place.wrong for row in found):
         raise SystemExit(1)
+
+
+@contextmanager
+def ending_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the peers too, as Ctrl-C does."""
+
+    def end(*_: Any) -> NoReturn:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def header(settings: Settings) -> str:

@@ -6,8 +6,10 @@ Data are small integers made from the element's index and the peer's rank, so th
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
@@ -118,7 +120,21 @@ def measure(comm: Communicator, settings: Settings, size: int, in_place: bool) -
     return (time.perf_counter() - start) / settings.iters, wrong
 
 
+def end_with_parent() -> None:
+    """However the parent ends, this process does at once: as a member that nobody drives it would hold up the run. It
+    hears of it by the end of a pipe that only the parent holds."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, name="pccl-parent", daemon=True).start()
+
+
 def peer_main(pipe: Connection, master: str, settings: Settings) -> None:
+    end_with_parent()
     try:
         with Communicator(master, 0, settings.pool) as comm:
             gather(comm, settings.world)
@@ -126,11 +142,13 @@ def peer_main(pipe: Connection, master: str, settings: Settings) -> None:
                 pipe.send((measure(comm, settings, size, False), measure(comm, settings, size, True)))
     except PCCLError as error:
         pipe.send(str(error))
+    except MemoryError as error:
+        pipe.send(f"no memory for the data: {error}")
     except KeyboardInterrupt:
         pipe.send("interrupted")
 
 
-def run_peers(settings: Settings, peers: int, master: str | None) -> Iterator[Row]:
+def run_peers(settings: Settings, peers: int, master: str | None) -> Generator[Row, None, None]:
     """Start the peers, and a master unless one is given; one row per size, as soon as all peers have measured it."""
     if master is not None:
         yield from _rows(settings, peers, master)
@@ -139,7 +157,7 @@ def run_peers(settings: Settings, peers: int, master: str | None) -> Iterator[Ro
         yield from _rows(settings, peers, f"127.0.0.1:{node.port}")
 
 
-def _rows(settings: Settings, peers: int, master: str) -> Iterator[Row]:
+def _rows(settings: Settings, peers: int, master: str) -> Generator[Row, None, None]:
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
     for _ in range(peers):

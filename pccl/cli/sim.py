@@ -14,6 +14,7 @@ import click
 from pccl import _core
 
 CHUNK = 50
+_SEED_MAX = 2**64 - 1
 LAWS = {
     "L1": "no call blocks for ever",
     "L2": "all or nothing",
@@ -93,10 +94,14 @@ def results(jobs_list: list[Job], jobs: int) -> Iterator[tuple[dict[str, int], l
 
 @click.command()
 @click.option("--seeds", default=1000, show_default=True, type=click.IntRange(1), help="How many schedules.")
-@click.option("--seed-start", default=0, show_default=True, type=click.IntRange(0), help="The first seed.")
+@click.option("--seed-start", default=0, show_default=True, type=click.IntRange(0, _SEED_MAX), help="The first seed.")
 @click.option("--peers", default="2-8", show_default=True, help="A number, or a range from which the seed picks.")
 @click.option(
-    "--ops", default=20, show_default=True, type=click.IntRange(1), help="Steps of a peer: some operations each."
+    "--ops",
+    default=20,
+    show_default=True,
+    type=click.IntRange(1, 2**32 - 1),
+    help="Steps of a peer: some operations each.",
 )
 @click.option("--no-faults", is_flag=True, help="Delays only.")
 @click.option("--io-threads", is_flag=True, help="Payload moves while a peer goes on, as with PCCL_NTHREADS.")
@@ -105,7 +110,7 @@ def results(jobs_list: list[Job], jobs: int) -> Iterator[tuple[dict[str, int], l
     "--exhaustive", is_flag=True, help="No other faults than this: each peer crashes after each event of each schedule."
 )
 @click.option(
-    "--trace", type=click.IntRange(0, 2**64 - 1), metavar="SEED", help="Run this seed alone and print its event log."
+    "--trace", type=click.IntRange(0, _SEED_MAX), metavar="SEED", help="Run this seed alone and print its event log."
 )
 def command(
     seeds: int, seed_start: int, peers: str, ops: int, no_faults: bool, io_threads: bool, jobs: int, exhaustive: bool,
@@ -113,6 +118,8 @@ def command(
 ) -> None:  # fmt: skip
     """Check the laws over many seeded schedules of faults. Exit code 1 if one breaks."""
     peers_min, peers_max = parse_peers(peers)
+    if seed_start + seeds - 1 > _SEED_MAX:
+        raise click.UsageError(f"the last seed would be {seed_start + seeds - 1}, and the largest is {_SEED_MAX}")
     faults = not no_faults
     if exhaustive:
         crash_everywhere(range(seed_start, seed_start + seeds), peers_min, peers_max, ops, jobs)

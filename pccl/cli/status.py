@@ -17,17 +17,31 @@ from pccl.errors import PCCLError
 
 @click.command()
 @click.argument("master")
-@click.option("--json", "as_json", is_flag=True, help="Print the master's answer as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the master's answer as JSON; with --watch, one in a line.")
 @click.option("--watch", is_flag=True, help="Show it again every second, until Ctrl-C.")
 @click.option("--timeout", default=5.0, show_default=True, metavar="SECONDS", help="How long to wait for the answer.")
 def command(master: str, as_json: bool, watch: bool, timeout: float) -> None:
     """Show the state of the run whose master is MASTER (host:port)."""
-    if as_json:
+    if as_json and watch:
+        watch_as_json(master, timeout)
+    elif as_json:
         click.echo(json.dumps(query(master, timeout), indent=2))
     elif not watch:
         Console(markup=False, highlight=False).print(render(query(master, timeout)))
     else:
         watch_until_interrupt(master, timeout)
+
+
+def watch_as_json(master: str, timeout: float) -> None:
+    try:
+        while True:
+            try:
+                click.echo(json.dumps(query(master, timeout)))
+            except PCCLError as error:
+                click.echo(f"Error: {error}", err=True)
+            time.sleep(1)
+    except KeyboardInterrupt:
+        return
 
 
 def watch_until_interrupt(master: str, timeout: float) -> None:

@@ -220,6 +220,25 @@ static void never(void) {
     end();
 }
 
+/* All the tags that there can be, then one more, here and from another member; the others go on. */
+static void tags(void) {
+    start();
+    struct pc_link *link = add_link(PEER);
+    for (uint64_t tag = 1; tag < PC_TAGS_MAX; tag++) (void)pc_op_tag(&member->group, tag, 0, true);
+    arrive(link, sent(7, 0));
+    receive(&calls[0], 7, PEER - 1);
+    report(link);
+    receive(&calls[1], PC_TAGS_MAX, PEER - 1);
+    const pc_error *error = &calls[1].outcome.error;
+    (void)printf("%s: %s; %s\n", pc_status_name(error->code), error->message, error->hint);
+    arrive(link, sent(7, 1));
+    receive(&calls[2], 7, PEER - 1);
+    report(link);
+    arrive(link, sent(PC_TAGS_MAX, 0));
+    report(link);
+    end();
+}
+
 /* A link comes up: however little memory there is, the member is in the run or out of it afterwards. */
 static void memory(void) {
     int in = 0, out = 0;
@@ -251,7 +270,8 @@ int main(int argc, char **argv) {
     static const struct {
         const char *name;
         void (*run)(void);
-    } tests[] = {{"many", many}, {"order", order}, {"foreign", foreign}, {"wrong", wrong}, {"never", never}, {"memory", memory}};
+    } tests[] = {{"many", many}, {"order", order}, {"foreign", foreign}, {"wrong", wrong}, {"never", never}, {"memory", memory},
+                 {"tags", tags}};
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {
         if (argc != 2 || strcmp(argv[1], tests[i].name) != 0) continue;
         tests[i].run();
