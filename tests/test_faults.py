@@ -1,5 +1,6 @@
 """Faults between real processes: who survives holds the same bits, all or nothing, and no call lasts for ever."""
 
+import contextlib
 import random
 import signal
 import time
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from cluster import Cluster, eventually
 from netns import ip, namespaces, needs_netns
+from proxy import Proxy
 from worker import digest
 
 import pccl
@@ -379,6 +381,45 @@ def test_stalled_stripe_is_a_lost_link(cluster, count):
     assert time.monotonic() - start < DEAD_S + 2
     assert {outcome["error"] for outcome in outcomes} <= LOST
     assert all(outcome["restored"] for outcome in outcomes)
+
+
+def vote_on_a_send(peer, target):
+    """A step in which something is sent, unless ``target`` is None; whether it was committed, and why not."""
+    why = ""
+    try:
+        with peer.comm.step() as step:
+            if target is not None:
+                peer.comm.send(np.ones(3), target, tag=7)
+            peer.emit("votes")
+    except pccl.StepAbortedError as error:
+        why = str(error)
+    return [step.committed, "do not match" in why]
+
+
+def test_a_step_is_compared_although_a_link_was_made_anew_before_its_end():
+    """What was sent and not received fails it. The epoch in between, when all had voted, changed no member."""
+    with Cluster(PCCL_DEAD_TIMEOUT="10") as cluster:
+        address = cluster.address
+        master = Proxy(lambda: int(address.rpartition(":")[2]))
+        with contextlib.closing(master):
+            sender, other = cluster.spawn_behind_proxy(), cluster.spawn()
+            cluster.connect([sender])
+            cluster.address = master.address
+            cluster.connect([other], [sender])
+            cluster.address = address
+            check_goes_on(cluster, [sender, other])
+            master.gate("up", master.connections()).hold()
+            other.start(vote_on_a_send, target=None)
+            sender.start(vote_on_a_send, target=1)
+            for peer in (sender, other):
+                peer.event("votes")
+            time.sleep(0.3)
+            for connection in sender.proxy.connections(other.pid):
+                connection.cut()
+            time.sleep(0.3)
+            for connection in master.connections():
+                connection.gates["up"].open()
+            assert [peer.wait() for peer in (sender, other)] == [[False, True]] * 2
 
 
 # ------------------------------------------------------------------------------------------------------------ master --

@@ -146,12 +146,6 @@ def test_what_schedules_have_found(simulator: Simulator, seed: int, low: int, hi
     assert report.ok, simulator.verdict(report)
 
 
-def test_a_step_is_compared_although_a_link_was_made_anew(simulator: Simulator) -> None:
-    """Somebody had left out a receive, all had voted, and then an epoch came that changed none of the members."""
-    report = simulator.run(9952, 2, 6, 16, io_threads=True)
-    assert report.ok, simulator.verdict(report)
-
-
 @pytest.mark.parametrize("victim", [1, 2, 3])
 def test_a_death_between_some_votes_and_the_step_of_others(simulator: Simulator, victim: int) -> None:
     """One member was through with an empty operation of a step, and had voted; the others did it among fewer."""
