@@ -80,7 +80,7 @@ def save(what: str, arguments: argparse.Namespace, rows: Sequence[dict[str, Any]
         "machine": about,
         "commit": commit(),
         "date": datetime.date.today().isoformat(),
-        "arguments": {key: str(value) for key, value in vars(arguments).items()},
+        "arguments": {key: str(value) for key, value in vars(arguments).items() if key != "output"},
         "rows": list(rows),
     }
     path.write_text(json.dumps(result, indent=1) + "\n")

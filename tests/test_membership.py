@@ -189,16 +189,22 @@ def test_a_master_that_comes_up_late_is_found(cluster):
     assert text == ""
 
 
+def suspended_while_it_waits(cluster, n_attempts):
+    """A member, and a newcomer that was stopped until the master had given it up."""
+    (member,) = cluster.join(1)
+    newcomer = cluster.spawn()
+    newcomer.start(connect_in_time, address=cluster.address, n_attempts=n_attempts)
+    eventually(lambda: member.call(is_pending))
+    newcomer.send_signal(signal.SIGSTOP)
+    eventually(lambda: not member.call(is_pending), pause=0.1)
+    newcomer.send_signal(signal.SIGCONT)
+    return member, newcomer
+
+
 def test_a_newcomer_that_was_suspended_tries_again():
     """Nothing speaks against it: the master has only given it up meanwhile."""
     with Cluster(PCCL_DEAD_TIMEOUT="1") as cluster:
-        (member,) = cluster.join(1)
-        newcomer = cluster.spawn()
-        newcomer.start(connect_in_time, address=cluster.address, n_attempts=30)
-        eventually(lambda: member.call(is_pending))
-        newcomer.send_signal(signal.SIGSTOP)
-        eventually(lambda: not member.call(is_pending), pause=0.1)
-        newcomer.send_signal(signal.SIGCONT)
+        member, newcomer = suspended_while_it_waits(cluster, 30)
         assert member.call(gather, world=2) is None
         wall_s, *_, text = newcomer.wait()
         assert wall_s > 1
@@ -207,13 +213,7 @@ def test_a_newcomer_that_was_suspended_tries_again():
 
 def test_a_suspended_newcomer_is_told_what_became_of_it():
     with Cluster(PCCL_DEAD_TIMEOUT="1") as cluster:
-        (member,) = cluster.join(1)
-        newcomer = cluster.spawn()
-        newcomer.start(connect_in_time, address=cluster.address, n_attempts=1)
-        eventually(lambda: member.call(is_pending))
-        newcomer.send_signal(signal.SIGSTOP)
-        eventually(lambda: not member.call(is_pending), pause=0.1)
-        newcomer.send_signal(signal.SIGCONT)
+        _, newcomer = suspended_while_it_waits(cluster, 1)
         assert "has been silent for" in newcomer.wait()[3]
 
 

@@ -54,6 +54,11 @@ def test_a_tag_beyond_those_there_can_be_is_told_as_that(one_member: Path) -> No
     assert from_another == "link down, 3 completed, 1 failed, 0 held"
 
 
+def test_frames_that_a_stripe_returns_wake_the_others(one_member: Path) -> None:
+    """They had found the queue empty, and slept until something new was sent."""
+    assert run(one_member, "returned") == "woken\n"
+
+
 def test_no_memory_for_a_word_to_the_master(one_member: Path) -> None:
     """The member left the run in the middle of an event, and the link in hand was gone."""
     assert run(one_member, "memory") == "in 1, out some\n"

@@ -266,12 +266,39 @@ static void memory(void) {
     (void)printf("in %d, out %s\n", in, out > 0 ? "some" : "none");
 }
 
+/* A thread has all frames of a link, another stripe finds none; then the first one gets nothing accepted. */
+static void returned(void) {
+    start();
+    struct pc_link *link = add_link(1);
+    struct pc_stream *other = pc_member_stream(member, PC_ROLE_STRIPE, now_ns);
+    struct pc_span spans[PC_TX_SPANS_MAX];
+    const struct pc_msg_empty beat = {0};
+    link->stripes = 2;
+    other->open = true;
+    pc_link_attach(link, other, 1, now_ns);
+    struct pc_tx *tx = pc_tx_create(&member->tx_pool, link->cookie, PC_MSG_HEARTBEAT, &beat, NULL, 0, false);
+    if (tx == NULL) exit(1);
+    pc_link_send(link, tx, false, &member->machine.actions);
+    while (pc_actions_next(&member->machine.actions) != NULL) continue;
+    if (pc_stream_tx_spans(link->streams[0], spans, now_ns) == 0) exit(1);
+    if (pc_stream_tx_spans(other, spans, now_ns) != 0) exit(1);
+    other->write_wanted = false;
+    member->machine.ops->sent(&member->machine, link->streams[0], 0, now_ns);
+    bool woken = false;
+    const struct pc_action *action;
+    while ((action = pc_actions_next(&member->machine.actions)) != NULL) {
+        woken |= action->kind == PC_ACTION_WRITE && action->stream == other;
+    }
+    (void)printf("%s\n", woken ? "woken" : "asleep");
+    end();
+}
+
 int main(int argc, char **argv) {
     static const struct {
         const char *name;
         void (*run)(void);
     } tests[] = {{"many", many}, {"order", order}, {"foreign", foreign}, {"wrong", wrong}, {"never", never}, {"memory", memory},
-                 {"tags", tags}};
+                 {"tags", tags}, {"returned", returned}};
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {
         if (argc != 2 || strcmp(argv[1], tests[i].name) != 0) continue;
         tests[i].run();
